@@ -1,0 +1,42 @@
+"""What a language backbone hands to the head."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class TextFeatures(NamedTuple):
+    """Features of a batch of captions.
+
+    A tuple, so it is never changed in place: ``features._replace(hidden=new)`` makes a new one.
+
+    Attributes:
+        hidden: ``(batch, num_tokens, language_dim)`` output of the last encoder layer; padding
+            positions are *not* zero.
+        embedded: ``(batch, num_tokens, language_dim)`` averaged features of the last layers,
+            zero at padding.
+        aggregate: ``(batch, language_dim)`` mean of ``embedded`` over the tokens of a caption.
+            (CLIP has no pooled vector: there it is the whole sequence.)
+        masks: ``(batch, num_tokens)`` int64, 1 where a token stands, special tokens included.
+        mlm_labels: ``(batch, num_tokens)`` int64 with -100 where nothing is to be predicted;
+            None unless tokens were masked.
+    """
+
+    hidden: Tensor
+    embedded: Tensor
+    aggregate: Tensor
+    masks: Tensor
+    mlm_labels: Tensor | None = None
+
+    def to(self, *args, **kwargs) -> TextFeatures:
+        """Copy with every tensor moved; a dtype among the arguments reaches floats only."""
+        return TextFeatures(*(_move(tensor, args, kwargs) for tensor in self))
+
+
+def _move(tensor: Tensor | None, args: tuple, kwargs: dict) -> Tensor | None:
+    if tensor is None:
+        return None
+    moved = tensor.to(*args, **kwargs)
+    return moved if tensor.is_floating_point() else moved.to(tensor.dtype)
