@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from tests.golden_tools import load_case, load_units
 
 from maskrcnn_benchmark.modeling.rpn import assignment
 from maskrcnn_benchmark.modeling.rpn.anchor_generator import AnchorGenerator
 from maskrcnn_benchmark.modeling.rpn.assignment import atss_assign
 from maskrcnn_benchmark.modeling.rpn.box_coder import BoxCoder
+from tests.golden_tools import load_case, load_units
 
 STRIDES = (8, 16, 32, 64, 128)
 TRAINING_CASES = (
