@@ -1,0 +1,150 @@
+"""Noun phrases of a caption: what the model is asked to find when no names are given.
+
+The grammar is that of GLIP's demo: an optional determiner, any adjectives, one or more nouns. Word classes come from
+NLTK's tagger when it and its data are installed, otherwise from the rules and word lists of this package, which need no
+download. Every mention is one span of the original text, in order, so phrase and span numbers never drift apart.
+"""
+
+import functools
+import logging
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from maskrcnn_benchmark.grounding import word_classes as words
+
+logger = logging.getLogger(__name__)
+
+# Words (with inner hyphens and apostrophes), clitics on their own, or single punctuation marks.
+_TOKEN = re.compile(r"n't\b|['’]s\b|\w+?(?=n't\b)|\w+(?:-\w+)*|[^\w\s]")
+
+_NOUN, _ADJECTIVE, _DETERMINER, _POSSESSIVE, _NUMBER = "NN", "JJ", "DT", "PRP$", "CD"
+_PREPOSITION, _PUNCTUATION, _OTHER = "IN", ".", "X"
+
+
+class Span(NamedTuple):
+    """A piece of a caption: characters [start, end) and the text there."""
+
+    start: int
+    end: int
+    text: str
+
+
+Tagger = Callable[[Sequence[str]], list[str]]
+
+
+def find_noun_phrases(caption: str, tagger: Tagger | None = None) -> list[Span]:
+    """Noun phrases in reading order, one span per mention.
+
+    Args:
+        caption: any text.
+        tagger: words (lower-cased) -> part-of-speech tags in Penn Treebank notation; default: NLTK's if usable.
+    Returns:
+        possibly empty list; a repeated phrase appears once per place.
+    """
+    tokens = [Span(match.start(), match.end(), match.group()) for match in _TOKEN.finditer(caption)]
+    tags = (tagger or default_tagger())([token.text.lower() for token in tokens])
+    phrases = []
+    position = 0
+    while position < len(tokens):
+        end = _match_phrase(tags, position)
+        if end is None:
+            position += 1
+            continue
+        begin_char, end_char = tokens[position].start, tokens[end - 1].end
+        phrases.append(Span(begin_char, end_char, caption[begin_char:end_char]))
+        position = end
+    return phrases
+
+
+@functools.cache
+def default_tagger() -> Tagger:
+    """NLTK's perceptron tagger, or `tag_by_rules` (after one warning) where it or its data is missing."""
+    try:
+        from nltk.tag import PerceptronTagger
+
+        tagger = PerceptronTagger()
+    except (ImportError, LookupError):
+        logger.warning(
+            "NLTK's tagger is not available; noun phrases are found by built-in rules, which are less exact. "
+            "For the tagger: pip install nltk && python -m nltk.downloader averaged_perceptron_tagger_eng"
+        )
+        return tag_by_rules
+    return lambda tokens: [tag for _, tag in tagger.tag(list(tokens))]
+
+
+def tag_by_rules(tokens: Sequence[str]) -> list[str]:
+    """Part-of-speech tags by word lists, endings and the neighbouring words."""
+    tags: list[str] = []
+    for position, word in enumerate(tokens):
+        previous = tags[-1] if tags else _PUNCTUATION
+        following = tokens[position + 1] if position + 1 < len(tokens) else ""
+        tags.append(_tag_word(word, previous, tokens[position - 1] if position else "", following))
+    return tags
+
+
+def _tag_word(word: str, previous: str, previous_word: str, following: str) -> str:
+    """Tag of one word; `previous` is the tag before it, `previous_word` and `following` its neighbours."""
+    if not any(character.isalnum() for character in word):
+        return _PUNCTUATION
+    if word == "that" and (following in words.VERB_FORMS or following in words.FUNCTION_WORDS):
+        return _OTHER
+    if word in words.DETERMINERS:
+        return _DETERMINER
+    if word in words.POSSESSIVES or word == "’s":
+        return _POSSESSIVE
+    if word.isdigit() or word in words.NUMBERS:
+        return _NUMBER
+    if word in words.PREPOSITIONS:
+        return _PREPOSITION
+    if word in words.FUNCTION_WORDS:
+        return _OTHER
+    expects_noun = previous in (_DETERMINER, _ADJECTIVE, _POSSESSIVE, _NUMBER)
+    if word in words.NOUN_OR_ADJECTIVE and previous == _NOUN and not _may_be_noun(following):
+        return _NOUN
+    if word in words.ADJECTIVES:
+        return _ADJECTIVE
+    if word.endswith("ing") and len(word) > 4 and word not in words.ING_NOUNS:
+        return _ADJECTIVE if expects_noun and _may_be_noun(following) else _OTHER
+    if word.endswith("ed") and len(word) > 3 and word not in words.ED_NOUNS:
+        return _ADJECTIVE if _may_be_noun(following) and previous != _NOUN else _OTHER
+    if word in words.VERB_FORMS:
+        is_noun = (
+            expects_noun
+            or (previous == _PREPOSITION and previous_word != "to")
+            or (previous == _NOUN and word in words.BASE_VERBS and not _is_plural(previous_word))
+            or _stands_alone(previous, following)
+        )
+        return _NOUN if is_noun else _OTHER
+    if word.endswith("ly") and word not in words.LY_NOUNS:
+        return _OTHER
+    if word.endswith(words.ADJECTIVE_ENDINGS) and _may_be_noun(following):
+        return _ADJECTIVE
+    return _NOUN
+
+
+def _may_be_noun(word: str) -> bool:
+    closed = (words.FUNCTION_WORDS, words.DETERMINERS, words.POSSESSIVES, words.NUMBERS)
+    return word[:1].isalnum() and not any(word in group for group in closed)
+
+
+def _is_plural(noun: str) -> bool:
+    return noun.endswith("s") or noun in words.IRREGULAR_PLURALS
+
+
+def _stands_alone(previous: str, following: str) -> bool:
+    """A word between two marks, as in "train . swing .", is a name and not a verb."""
+    return previous == _PUNCTUATION and not following[:1].isalnum()
+
+
+def _match_phrase(tags: Sequence[str], begin: int) -> int | None:
+    """End of the phrase that starts at `begin`: one determiner at most, adjectives, at least one noun."""
+    position = begin
+    if tags[position].startswith(_DETERMINER):
+        position += 1
+    while position < len(tags) and tags[position].startswith(_ADJECTIVE):
+        position += 1
+    first_noun = position
+    while position < len(tags) and tags[position].startswith(_NOUN):
+        position += 1
+    return position if position > first_noun else None
