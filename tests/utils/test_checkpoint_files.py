@@ -70,13 +70,11 @@ def test_plain_data_of_training_scripts_needs_no_trust(tmp_path):
 
 def test_numpy_numbers_written_by_old_numpy_versions_are_read(tmp_path):
     torch.save({"model": WEIGHTS, "eval_result": np.float64(0.5)}, tmp_path / "new.pth")
-    with zipfile.ZipFile(tmp_path / "new.pth") as source:
-        with zipfile.ZipFile(tmp_path / "old.pth", "w") as target:
-            for item in source.namelist():
-                data = source.read(item).replace(
-                    b"numpy._core.multiarray", b"numpy.core.multiarray"
-                )
-                target.writestr(item, data)
+    old, new = tmp_path / "old.pth", tmp_path / "new.pth"
+    with zipfile.ZipFile(new) as source, zipfile.ZipFile(old, "w") as target:
+        for item in source.namelist():
+            data = source.read(item)
+            target.writestr(item, data.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
     assert read_checkpoint(old)["eval_result"] == 0.5
 
 
