@@ -1,0 +1,64 @@
+"""MODEL.LANGUAGE_BACKBONE and what is said to it: from the caption to token features."""
+
+from maskrcnn_benchmark.config.node import CfgNode
+
+
+def language_backbone() -> CfgNode:
+    """Text encoder and its tokenizer."""
+    node = CfgNode()
+
+    # A name ("bert-base-uncased", "roberta-base", "roberta-fused-v2", "clip") or, added here, a
+    # folder with config.json (any BERT size) and, if there are any, weights.
+    node.MODEL_TYPE = "bert-base-uncased"
+    # A name, or a folder with tokenizer.json or vocab.txt.
+    node.TOKENIZER_TYPE = "bert-base-uncased"
+    node.LANG_DIM = 768  # width of a token feature; follows config.json where there is one
+    node.MAX_QUERY_LEN = 256  # longest caption in tokens; token maps have 256 columns
+    node.PAD_MAX = True  # pad captions to MAX_QUERY_LEN; False: to the longest of the batch
+    node.N_LAYERS = 1  # the last N hidden layers are averaged
+    node.MASK_SPECIAL = False  # hide [CLS] and [SEP] from the fusion
+    node.FREEZE = False
+    node.USE_CHECKPOINT = False  # recompute layers in the backward pass to save memory
+    node.WEIGHT = ""  # weights of the CLIP encoder
+
+    # Without effect (a recurrent encoder that is not built).
+    node.UNUSED_TOKEN = 106
+    node.RNN_TYPE = "lstm"
+    node.VARIABLE_LENGTH = True
+    node.WORD_EMBEDDING_SIZE = 512
+    node.WORD_VEC_SIZE = 512
+    node.HIDDEN_SIZE = 512
+    node.BIDIRECTIONAL = True
+    node.INPUT_DROPOUT_P = 0.5
+    node.DROPOUT_P = 0.2
+    node.CORPUS_PATH = ""
+    node.VOCAB_SIZE = 0
+    return node
+
+
+def clip() -> CfgNode:
+    """CLIP text encoder."""
+    node = CfgNode()
+    node.CONTEXT_LENGTH = 256
+    node.WIDTH = 512
+    node.LAYERS = 12
+    node.HEADS = 8
+    node.DROP_PATH = 0.0
+    node.VOCAB_SIZE = 49408
+    node.TOKENIZER = "clip"  # without effect
+    return node
+
+
+def knowledge() -> CfgNode:
+    """GLIPKNOW: definitions of the classes as additional text."""
+    node = CfgNode()
+    node.KNOWLEDGE_FILE = ""  # YAML: class name -> its texts
+    # Which text: "def_wiki", "def_wn", "path_wn", "path_wn3", "path_wn10", "gpt3" or
+    # "gpt3_and_wiki".
+    node.KNOWLEDGE_TYPE = ""
+    node.GPT3_NUM = 5  # how many of the gpt3 texts
+    node.WIKI_AND_GPT3 = False  # both sources, joined
+    node.PARALLEL_LANGUAGE_INPUT = False  # one caption per class instead of one for all
+    node.LAN_FEATURE_AGG_TYPE = "first"  # feature of a caption: "first" token or "mean"
+    node.MAX_NUM_CLASSES_PER_BATCH_TRAIN = -1  # classes per training step; -1: all
+    return node
