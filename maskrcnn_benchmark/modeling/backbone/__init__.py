@@ -1,0 +1,3 @@
+"""Image to feature pyramid."""
+
+from maskrcnn_benchmark.modeling.backbone.build import build_backbone
