@@ -1,0 +1,141 @@
+"""Pictures on disk in, annotated pictures and JSON out: what the demo commands share."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from maskrcnn_benchmark.engine.predictor_glip import Caption, GLIPDemo
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.utils.checkpoint_files import write_atomically
+from maskrcnn_benchmark.utils.visualisation import draw_detections, enlarge_small, label_colour
+
+logger = logging.getLogger(__name__)
+
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+
+
+class UnreadableImageError(ValueError):
+    """A file that is no picture, or a broken one."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was found in one picture and the files that show it.
+
+    Attributes:
+        source: the picture that was read.
+        picture: annotated picture, None when none was asked for.
+        record: JSON of the boxes, None when none was asked for.
+        num_shown: boxes above the threshold.
+        content: what the JSON holds.
+    """
+
+    source: Path
+    picture: Path | None
+    record: Path | None
+    num_shown: int
+    content: dict[str, Any]
+
+
+def list_pictures(path: Path) -> list[Path]:
+    """The picture at ``path``, or all pictures of a folder in the order of their names.
+
+    Raises:
+        FileNotFoundError: nothing is there, or the folder holds no picture.
+    """
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path} does not exist")
+    found = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
+    if not found:
+        raise FileNotFoundError(f"{path} holds no picture ({', '.join(sorted(PICTURE_SUFFIXES))})")
+    return found
+
+
+def read_picture(path: Path) -> Image.Image:
+    """Read a picture as RGB, turned upright as its EXIF says.
+
+    Raises:
+        UnreadableImageError: naming the file and what is wrong with it.
+    """
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError(f"{path} is not a picture that can be read") from error
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UnreadableImageError(f"{path} cannot be read: {error}") from error
+
+
+def annotate_pictures(
+    predictor: GLIPDemo,
+    pictures: Sequence[Path],
+    caption: Caption,
+    threshold: float,
+    *,
+    picture_folder: Path | None,
+    record_folder: Path | None,
+    custom_entity: Sequence[dict[str, Any]] | None = None,
+) -> Iterator[Written]:
+    """Detect in one picture after another and write what was found.
+
+    JSON per picture: ``caption``, ``entities`` (names), ``width``, ``height`` and, best first,
+    ``bboxes`` (x1, y1, x2, y2 in pixels), ``scores``, ``labels`` (0-based entity numbers) and
+    ``label_names``; all kept boxes stand there, the threshold decides only what is drawn.
+
+    Raises:
+        UnreadableImageError: a picture cannot be read.
+        ValueError: nothing to find, or the sentence is too long.
+    """
+    for folder in (picture_folder, record_folder):
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+    stems = [path.stem for path in pictures]
+    for path in pictures:
+        image = read_picture(path)
+        bgr = np.asarray(image)[:, :, ::-1]
+        found = predictor.compute_prediction(bgr, caption, custom_entity)
+        shown = found[found.get_field("scores") > threshold]
+        # Two pictures of one folder may differ in their suffix only.
+        name = path.stem if stems.count(path.stem) == 1 else path.name
+        content = _content(predictor, found, caption)
+        picture = record = None
+        if record_folder is not None:
+            record = record_folder / f"{name}.json"
+            text = json.dumps(content, indent=1)
+            write_atomically(record, lambda file, text=text: file.write(text.encode()))
+        if picture_folder is not None:
+            picture = picture_folder / f"{name}.png"
+            _draw(predictor, image, shown).save(picture)
+        yield Written(path, picture, record, len(shown), content)
+
+
+def _content(predictor: GLIPDemo, found: BoxList, caption: Caption) -> dict[str, Any]:
+    labels = found.get_field("labels").tolist()
+    return {
+        "caption": caption if isinstance(caption, str) else list(caption),
+        "entities": list(predictor.entities),
+        "width": found.size[0],
+        "height": found.size[1],
+        "labels": [label - 1 for label in labels],
+        "label_names": [predictor.entity_name(label) for label in labels],
+        "scores": [round(s, 6) for s in found.get_field("scores").tolist()],
+        "bboxes": [[round(v, 3) for v in box] for box in found.convert("xyxy").bbox.tolist()],
+    }
+
+
+def _draw(predictor: GLIPDemo, image: Image.Image, shown: BoxList) -> Image.Image:
+    labels = shown.get_field("labels").tolist()
+    scores = shown.get_field("scores").tolist()
+    canvas, boxes = enlarge_small(image, shown.convert("xyxy").bbox.tolist())
+    names = [f"{predictor.entity_name(n)} {s:.2f}" for n, s in zip(labels, scores, strict=True)]
+    return draw_detections(canvas, boxes, names, [label_colour(n) for n in labels])

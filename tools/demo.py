@@ -1,0 +1,101 @@
+"""Find in pictures what a sentence names: annotated pictures and a JSON of boxes.
+
+Examples:
+    python tools/demo.py picture.jpg --text "a red star left of a blue ring"
+    python tools/demo.py folder --texts "bench. car. traffic light"
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from maskrcnn_benchmark.config import cfg
+from maskrcnn_benchmark.engine.picture_demo import annotate_pictures, list_pictures
+from maskrcnn_benchmark.engine.predictor_glip import GLIPDemo
+from maskrcnn_benchmark.grounding import split_names
+from maskrcnn_benchmark.utils.checkpoint_files import CheckpointError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+BUNDLED_CONFIG = REPOSITORY / "configs/shapes/glip_C.yaml"
+BUNDLED_WEIGHT = REPOSITORY / "MODEL/shapes/glip_shapes_C.safetensors"
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("input", type=Path, help="a picture, or a folder of pictures")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--text", help="a sentence; its noun phrases are looked for")
+    what.add_argument("--texts", help="names separated by '. ', as in 'bench. car'")
+    parser.add_argument("--config-file", type=Path, default=BUNDLED_CONFIG)
+    parser.add_argument(
+        "--weight", help="checkpoint; the bundled one belongs to the bundled config file"
+    )
+    parser.add_argument(
+        "--threshold", type=float, default=0.5, help="show boxes with a higher score"
+    )
+    parser.add_argument("--output", type=Path, default=Path("OUTPUT/demo"))
+    parser.add_argument("--device", help="cpu or cuda; the config's, or cpu without a GPU")
+    parser.add_argument("--min-image-size", type=int, help="shorter side in pixels")
+    parser.add_argument(
+        "opts", nargs=argparse.REMAINDER, help="KEY value pairs over the config file"
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = parse_arguments(arguments)
+    try:
+        return run(args)
+    except (FileNotFoundError, ValueError, CheckpointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def run(args: argparse.Namespace) -> int:
+    pictures = list_pictures(args.input)
+    caption = args.text if args.text is not None else split_names(args.texts)
+    predictor = GLIPDemo(build_config(args), min_image_size=args.min_image_size)
+    print(f"looking for {caption!r} in {len(pictures)} picture(s)")
+    found = annotate_pictures(
+        predictor,
+        pictures,
+        caption,
+        args.threshold,
+        picture_folder=args.output,
+        record_folder=args.output,
+    )
+    for number, item in enumerate(found, start=1):
+        print(
+            f"[{number}/{len(pictures)}] {item.source}: {item.num_shown} boxes above "
+            f"{args.threshold:g}, picture {item.picture}, boxes {item.record}"
+        )
+    return 0
+
+
+def build_config(args: argparse.Namespace):
+    """Defaults, config file, command line; the device falls back to the CPU."""
+    config = cfg.clone()
+    config.merge_from_file(args.config_file)
+    config.merge_from_list(args.opts)
+    if args.weight:
+        config.MODEL.WEIGHT = args.weight
+    elif args.config_file == BUNDLED_CONFIG:
+        config.MODEL.WEIGHT = str(BUNDLED_WEIGHT)
+    if args.device:
+        config.MODEL.DEVICE = args.device
+    if config.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        print("no GPU is available: running on the CPU")
+        config.MODEL.DEVICE = "cpu"
+    if not config.MODEL.WEIGHT:
+        raise ValueError("no weights: name a checkpoint with --weight")
+    return config
+
+
+if __name__ == "__main__":
+    sys.exit(main())
