@@ -93,6 +93,11 @@ def token_map(num_boxes=3, num_tokens=NUM_TOKENS):
     return rows
 
 
+def matched_boxes(targets):
+    boxes = torch.cat([target.bbox for target in targets])
+    return atss_assign(two_levels(), boxes, [len(t) for t in targets], topk=5).matched_box
+
+
 # ------------------------------------------------------------------ single terms
 
 
@@ -332,15 +337,27 @@ def test_class_loss_counts_labels_beyond_the_vocabulary_as_negatives():
     for target in targets:
         target.add_field("labels", torch.full((len(target),), 99))
 
-    losses = ATSSLoss(classify=True)(outputs, two_levels(), targets, token_map(), all_real())
-    reference = ATSSLoss(classify=True)(
-        outputs, two_levels(), targets_with(BOXES), token_map(), all_real()
+    losses = ATSSLoss(topk=5, classify=True)(
+        outputs, two_levels(), targets, token_map(), all_real()
     )
 
-    per_entry = 0.75 * 0.25 * math.log(2)
-    positives = losses["loss_cls"] and round(160 * 3 * per_entry / losses["loss_cls"].item())
-    assert losses["loss_cls"].item() == pytest.approx(160 * 3 * per_entry / positives, rel=1e-5)
-    assert reference["loss_cls"] < losses["loss_cls"]
+    num_positive = (matched_boxes(targets) >= 0).sum().item()
+    expected = 160 * 3 * 0.75 * 0.25 * math.log(2) / num_positive
+    assert losses["loss_cls"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_class_loss_rewards_the_class_of_the_box():
+    outputs = head_outputs(cls_logits=[torch.zeros(2, 3, side, side) for side in (8, 4)])
+    targets = targets_with(BOXES)
+
+    losses = ATSSLoss(topk=5, classify=True)(
+        outputs, two_levels(), targets, token_map(), all_real()
+    )
+
+    num_positive = (matched_boxes(targets) >= 0).sum().item()
+    entries = (160 * 3 - num_positive) * 0.75 + num_positive * 0.25
+    expected = entries * 0.25 * math.log(2) / num_positive
+    assert losses["loss_cls"].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_soft_token_logits_wider_than_the_text_are_cut():
@@ -362,14 +379,15 @@ def test_contrastive_alignment_uses_the_tokens_of_the_boxes():
         log_scale=torch.zeros(1),
     )
 
-    losses = ATSSLoss(contrastive_weight=2.0)(
-        outputs, two_levels(), targets_with(BOXES), token_map(), all_real()
+    targets = targets_with(BOXES)
+    losses = ATSSLoss(topk=5, contrastive_weight=2.0)(
+        outputs, two_levels(), targets, token_map(), all_real()
     )
 
     # All similarities are one: every anchor that has tokens costs ln(tokens), every token that has
-    # anchors (two for each of the three boxes) ln(anchors).
-    positives = round(6 * math.log(80) / (losses["loss_contrastive_align"].item() - math.log(12)))
-    expected = math.log(12) + 6 * math.log(80) / positives
+    # anchors, two for each of the three boxes, ln(anchors).
+    num_positive = (matched_boxes(targets) >= 0).sum().item()
+    expected = math.log(NUM_TOKENS) + 6 * math.log(80) / num_positive
     assert losses["loss_contrastive_align"].item() == pytest.approx(expected, rel=1e-4)
 
 
@@ -501,11 +519,6 @@ def scalar_shallow_loss(loss, outputs, targets, matched, selected):
         if hits.any():
             total = total - z.log_softmax(0)[hits].mean()
     return total / 2 / (matched >= 0).sum()
-
-
-def matched_boxes(targets):
-    boxes = torch.cat([target.bbox for target in targets])
-    return atss_assign(two_levels(), boxes, [len(t) for t in targets], topk=5).matched_box
 
 
 def test_shallow_contrast_with_zero_features_agrees_with_its_definition():
