@@ -20,14 +20,17 @@ from maskrcnn_benchmark.modeling.language_backbone.text_features import TextFeat
 
 def flatten_levels(levels: Sequence[Tensor]) -> Tensor:
     """Maps ``[B, C, H_l, W_l]`` to tokens ``[B, sum of H_l W_l, C]``, row by row, level by level."""
-    return torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2)
+    return torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
 
 
 def unflatten_levels(tokens: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """Inverse of ``flatten_levels`` for maps as high and wide as those of ``like``."""
+    """Inverse of ``flatten_levels`` for maps as high and wide as those of ``like``.
+
+    The maps are views of ``tokens``, their channels lie next to each other in memory.
+    """
     sizes = [level.shape[-2:] for level in like]
-    pieces = tokens.transpose(1, 2).split([height * width for height, width in sizes], dim=2)
-    return [piece.unflatten(2, tuple(size)) for piece, size in zip(pieces, sizes)]
+    pieces = tokens.split([height * width for height, width in sizes], dim=1)
+    return [piece.transpose(1, 2).unflatten(2, tuple(size)) for piece, size in zip(pieces, sizes)]
 
 
 class BiAttentionBlock(nn.Module):

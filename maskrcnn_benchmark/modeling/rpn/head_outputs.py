@@ -34,14 +34,11 @@ class ShallowContrastiveInputs:
     Attributes:
         text: ``[B, T, text_dim]``, the token embedding that the prediction branches used (of unit
             length where the dot-product branch ran).
-        image_levels: the pyramid maps that entered the tower, per level ``[B, C, H_l, W_l]``, or
-            None when the loss reads ``backbone_map``.
-        backbone_map: stage-4 map of the backbone ``[B, C4, H/16, W/16]``, or None.
+        image_levels: the pyramid maps that entered the tower, per level ``[B, C, H_l, W_l]``.
     """
 
     text: Tensor
-    image_levels: list[Tensor] | None = None
-    backbone_map: Tensor | None = None
+    image_levels: list[Tensor]
 
 
 @dataclass

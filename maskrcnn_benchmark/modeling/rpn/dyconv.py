@@ -1,0 +1,136 @@
+"""Vision layer of the head's tower (Dynamic Head, arXiv:2106.08322, as GLIP uses it)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from maskrcnn_benchmark.layers.deform_conv import ModulatedDeformConv, offset_prefix
+from maskrcnn_benchmark.layers.dyrelu import DYReLU, h_sigmoid
+from maskrcnn_benchmark.modeling.language_backbone.text_features import TextFeatures
+
+_POINTS = 9  # of a 3 x 3 kernel
+
+
+class NormedConv(nn.Module):
+    """3 x 3 convolution, deformable or not, followed by a normalisation.
+
+    Args:
+        in_channels, out_channels: channels.
+        stride: 1 or 2.
+        deformable: whether samples are displaced and masked.
+        norm: makes the normalisation from a number of channels; None: no normalisation.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        *,
+        deformable: bool,
+        norm: Callable[[int], nn.Module] | None,
+    ) -> None:
+        super().__init__()
+        conv = ModulatedDeformConv if deformable else nn.Conv2d
+        self.conv = conv(in_channels, out_channels, kernel_size=3, stride=stride, padding=1)
+        self.bn = nn.Identity() if norm is None else norm(out_channels)
+
+    def forward(self, x: Tensor, *offset_and_mask: Tensor) -> Tensor:
+        """``[B, in_channels, H, W]`` to ``[B, out_channels, H / stride, W / stride]``."""
+        return self.bn(self.conv(x, *offset_and_mask))
+
+
+class DyConv(nn.Module):
+    """Every level becomes a weighted mean of itself and its neighbours, each convolved.
+
+    For level l the same level, the finer level (stride 2) and the coarser level (enlarged
+    afterwards, bilinearly with aligned corners) are convolved by three different filters, all
+    displaced by one offset map made from level l. A scalar weight per image and neighbour, between
+    0.5 and 1, comes from a global average. The levels end in a dynamic ReLU.
+
+    The coarser level is smaller than the offset map: its convolution reads the offsets as published
+    weights were trained to, see ``offset_prefix``.
+
+    Args:
+        in_channels, out_channels: channels.
+        norm: makes a normalisation from a number of channels; None: no normalisation.
+        deformable: deformable convolutions; otherwise plain ones.
+        weigh_neighbours: weighted mean; otherwise the plain mean.
+        dynamic_relu: end in a dynamic ReLU; otherwise in a ReLU.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        norm: Callable[[int], nn.Module] | None = None,
+        deformable: bool = True,
+        weigh_neighbours: bool = True,
+        dynamic_relu: bool = True,
+    ) -> None:
+        super().__init__()
+        # For the coarser, the same and the finer level.
+        self.DyConv = nn.ModuleList(
+            NormedConv(in_channels, out_channels, stride, deformable=deformable, norm=norm)
+            for stride in (1, 1, 2)
+        )
+        self.AttnConv = None
+        if weigh_neighbours:
+            self.AttnConv = nn.Sequential(
+                nn.AdaptiveAvgPool2d(1), nn.Conv2d(out_channels, 1, kernel_size=1), nn.ReLU()
+            )
+        self.relu = DYReLU(out_channels) if dynamic_relu else nn.ReLU()
+        self._reset_parameters()
+        # Starts as the framework has it, unlike the other convolutions: with displacements.
+        self.offset = None
+        if deformable:
+            self.offset = nn.Conv2d(in_channels, 3 * _POINTS, kernel_size=3, padding=1)
+
+    def _reset_parameters(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.normal_(module.weight, std=0.01)
+                nn.init.zeros_(module.bias)
+
+    def forward(
+        self, visual: list[Tensor], text: TextFeatures
+    ) -> tuple[list[Tensor], TextFeatures]:
+        """Maps ``[B, in_channels, H_l, W_l]``, finest first, to as many of ``out_channels``.
+
+        The text passes through.
+        """
+        from_coarser, from_same, from_finer = self.DyConv
+        out = []
+        for index, level in enumerate(visual):
+            sampling = self._offset_and_mask(level)
+            neighbours = [from_same(level, *sampling)]
+            if index > 0:
+                neighbours.append(from_finer(visual[index - 1], *sampling))
+            if index + 1 < len(visual):
+                coarser = visual[index + 1]
+                height, width = coarser.shape[-2:]
+                prefix = offset_prefix(*sampling, height, width) if sampling else ()
+                neighbours.append(_enlarge(from_coarser(coarser, *prefix), level))
+            out.append(self.relu(self._mean(neighbours)))
+        return out, text
+
+    def _offset_and_mask(self, level: Tensor) -> tuple[Tensor, Tensor] | tuple[()]:
+        if self.offset is None:
+            return ()
+        maps = self.offset(level)
+        offset, mask = maps.split((2 * _POINTS, _POINTS), dim=1)
+        return offset.contiguous(), mask.sigmoid().contiguous()
+
+    def _mean(self, neighbours: list[Tensor]) -> Tensor:
+        if self.AttnConv is None:
+            return sum(neighbours) / len(neighbours)
+        weighted = (x * h_sigmoid(self.AttnConv(x)) for x in neighbours)
+        return sum(weighted) / len(neighbours)
+
+
+def _enlarge(x: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=True)
