@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+# Tests use no network: what transformers would download is built from its configuration instead.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
