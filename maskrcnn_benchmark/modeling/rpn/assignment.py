@@ -114,21 +114,23 @@ def _nearest_anchors(anchors: Sequence[Tensor], boxes: Tensor, topk: int) -> Ten
     candidates = []
     start = 0
     for level in anchors:
+        centres, count = _centres(level), min(topk, len(level))
         chunk = max(1, MAX_DISTANCES // max(1, len(level)))
         nearest = [
-            _distances(_centres(level), centres).topk(min(topk, len(level)), dim=0, largest=False)[
-                1
-            ]
-            for centres in box_centres.split(chunk)
+            _distances(part, centres).topk(count, dim=1, largest=False)[1]
+            for part in box_centres.split(chunk)
         ]
-        candidates.append(torch.cat(nearest, dim=1) + start)
+        candidates.append(torch.cat(nearest).t() + start)
         start += len(level)
     return torch.cat(candidates)
 
 
-def _distances(points: Tensor, centres: Tensor) -> Tensor:
+def _distances(points: Tensor, others: Tensor) -> Tensor:
+    """``[N, 2]`` against ``[M, 2]``: ``[N, M]``."""
+    x = points[:, None, 0] - others[:, 0]
+    y = points[:, None, 1] - others[:, 1]
     # The root matters: it makes ties of distances whose squares differ in the last bit.
-    return (points[:, None] - centres).square().sum(dim=-1).sqrt()
+    return x.square_().add_(y.square_()).sqrt_()
 
 
 def _centres(boxes: Tensor) -> Tensor:

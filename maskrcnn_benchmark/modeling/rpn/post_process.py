@@ -117,26 +117,30 @@ class PostProcessor(nn.Module):
         first, last = aggregator.tokens[0], aggregator.tokens[-1] + 1
         logits = torch.cat([level[..., first:last] for level in logits], dim=1)
         best = logits.amax(dim=-1).float().sigmoid()
-        image, anchor = (best > self.score_threshold).nonzero(as_tuple=True)
+        found = (best.flatten() > self.score_threshold).nonzero().squeeze(1)
 
-        columns = torch.tensor(aggregator.tokens, device=device) - first
-        class_scores = aggregator(logits[image, anchor][:, columns].float().sigmoid())
-        centerness = torch.cat([_flatten(c, 1) for c in outputs.centerness], dim=1)
-        deltas = torch.cat([_flatten(d, 4) for d in outputs.box_regression], dim=1)
-        centerness = centerness[image, anchor].float().sigmoid()
-        deltas = deltas[image, anchor].float()
+        probabilities = logits.flatten(0, 1).index_select(0, found).float().sigmoid()
+        if len(aggregator.tokens) < last - first:
+            columns = torch.tensor(aggregator.tokens, device=device) - first
+            probabilities = probabilities.index_select(1, columns)
+        class_scores = aggregator(probabilities)
+        centerness = _flatten_levels(outputs.centerness, 1).index_select(0, found).float().sigmoid()
+        deltas = _flatten_levels(outputs.box_regression, 4).index_select(0, found).float()
         broken = centerness.isnan().any(-1) | deltas.isnan().any(-1)
         passed = (class_scores > self.score_threshold) & ~broken[:, None]
         row, column = passed.nonzero(as_tuple=True)
         scores = class_scores[row, column] * centerness[row, 0]
 
+        num_anchors = sum(map(len, anchors))
+        image, anchor = found[row] // num_anchors, found[row] % num_anchors
         level_ends = torch.tensor(list(accumulate(map(len, anchors))), device=device)
-        group = image[row] * len(anchors) + torch.bucketize(anchor[row], level_ends, right=True)
+        group = image * len(anchors) + torch.bucketize(anchor, level_ends, right=True)
         chosen = self._top_of_each_group(scores, group, len(image_sizes) * len(anchors))
-        row, column, scores = row[chosen], column[chosen], scores[chosen]
+        row, column, scores, image, anchor = (
+            x[chosen] for x in (row, column, scores, image, anchor)
+        )
 
-        boxes = self.box_coder.decode(deltas[row], torch.cat(tuple(anchors))[anchor[row]])
-        image = image[row]
+        boxes = self.box_coder.decode(deltas[row], torch.cat(tuple(anchors))[anchor])
         limits = boxes.new_tensor([(w - 1, h - 1, w - 1, h - 1) for h, w in image_sizes])
         boxes = boxes.clamp(min=0).minimum(limits[image])
         labels = torch.tensor(aggregator.labels, device=device)[column]
@@ -196,6 +200,11 @@ def _score_logits(
 def _flatten(level: Tensor, width: int) -> Tensor:
     """``[B, a * width, H, W]`` to ``[B, H * W * a, width]``, in the order of the anchors."""
     return level.permute(0, 2, 3, 1).reshape(len(level), -1, width)
+
+
+def _flatten_levels(levels: Sequence[Tensor], width: int) -> Tensor:
+    """Maps of all levels as rows ``[B * A, width]``."""
+    return torch.cat([_flatten(level, width) for level in levels], dim=1).flatten(0, 1)
 
 
 def _best(
