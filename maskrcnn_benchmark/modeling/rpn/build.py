@@ -79,7 +79,7 @@ def build_rpn(
     return VLDyHeadModule(
         head,
         make_anchor_generator(cfg),
-        build_loss_evaluator(cfg),
+        build_loss_evaluator(cfg, text_dim),
         build_post_processor(cfg),
         resizer=resizer,
         num_prompt_slots=PROMPT_SLOTS if fuse.ADD_LINEAR_LAYER else 0,

@@ -286,8 +286,12 @@ def masked_language_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return total / (labels != -100).sum().clamp(min=1)
 
 
-def build_loss_evaluator(cfg) -> ATSSLoss:
+def build_loss_evaluator(cfg, text_dim: int | None = None) -> ATSSLoss:
     """Losses of the dense head from ``MODEL.ATSS``, ``MODEL.FOCAL`` and ``MODEL.DYHEAD``.
+
+    Args:
+        cfg: the whole configuration.
+        text_dim: width of the text features; None: ``MODEL.LANGUAGE_BACKBONE.LANG_DIM``.
 
     Raises:
         ValueError: for the backbone variant of the shallow contrastive loss, which needs a backbone
@@ -309,7 +313,7 @@ def build_loss_evaluator(cfg) -> ATSSLoss:
             )
         shallow = ShallowContrastive(
             image_dim=cfg.MODEL.BACKBONE.OUT_CHANNELS,
-            text_dim=cfg.MODEL.LANGUAGE_BACKBONE.LANG_DIM,
+            text_dim=text_dim or cfg.MODEL.LANGUAGE_BACKBONE.LANG_DIM,
             hidden_dim=fuse.SHALLOW_CONTRASTIVE_HIDDEN_DIM,
             max_positive_anchors=fuse.SHALLOW_MAX_POSITIVE_ANCHORS,
             zero_pads=fuse.USE_SHALLOW_ZERO_PADS,
