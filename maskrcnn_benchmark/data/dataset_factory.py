@@ -1,0 +1,228 @@
+"""Datasets as the configuration asks for them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from maskrcnn_benchmark.config.dataset_sources import DatasetSource
+from maskrcnn_benchmark.data.datasets.background import Background
+from maskrcnn_benchmark.data.datasets.base import ImageDataset
+from maskrcnn_benchmark.data.datasets.coco import COCODataset
+from maskrcnn_benchmark.data.datasets.coco_grounding import CocoGrounding
+from maskrcnn_benchmark.data.datasets.detection_captions import (
+    AllClassesCaptioner,
+    DetectionCaptioner,
+    SampledClassesCaptioner,
+)
+from maskrcnn_benchmark.data.datasets.grounding_target import GroundingTargetBuilder
+from maskrcnn_benchmark.data.datasets.lvis import LvisDetection
+from maskrcnn_benchmark.data.datasets.phrase_grounding import (
+    FlickrDataset,
+    GQADataset,
+    MixedDataset,
+    PhrasecutDetection,
+    RefExpDataset,
+)
+from maskrcnn_benchmark.data.datasets.voc import PascalVOCDataset
+from maskrcnn_benchmark.grounding import prompts_by_category
+from maskrcnn_benchmark.grounding.od_to_grounding import (
+    NegativeSampling,
+    check_control_probabilities,
+    without_background,
+)
+
+_PHRASES = {
+    cls.__name__: cls
+    for cls in (FlickrDataset, RefExpDataset, GQADataset, PhrasecutDetection, MixedDataset)
+}
+
+
+class DatasetFactory:
+    """Builds the datasets of one configuration.
+
+    Args:
+        transforms: handed to every dataset; None for raw images.
+        tokenizer: the model's; needed by every dataset with captions.
+        is_train: settings that concern training only are ignored in evaluation.
+    """
+
+    def __init__(self, cfg, transforms: Callable | None, tokenizer, *, is_train: bool):
+        if cfg.MODEL.MASK_ON or cfg.MODEL.KEYPOINT_ON:
+            raise ValueError("MODEL.MASK_ON and MODEL.KEYPOINT_ON: only boxes are supported")
+        self.cfg = cfg
+        self.transforms = transforms
+        self.tokenizer = tokenizer
+        self.is_train = is_train
+        self._builders: dict[str, Callable[[DatasetSource], ImageDataset]] = {
+            "COCODataset": self._coco,
+            "CocoGrounding": self._coco_grounding,
+            "LvisDetection": self._lvis,
+            "PascalVOCDataset": self._voc,
+            "Background": self._background,
+            **dict.fromkeys(_PHRASES, self._phrases),
+        }
+
+    def build(self, source: DatasetSource) -> ImageDataset:
+        """One dataset of DATASETS.TRAIN or DATASETS.TEST."""
+        return self._builders[source.factory](source)
+
+    @property
+    def _skip_broken(self) -> bool:
+        return self.is_train and self.cfg.DATASETS.SKIP_BROKEN_IMAGES
+
+    @property
+    def _max_tokens(self) -> int:
+        return self.cfg.MODEL.LANGUAGE_BACKBONE.MAX_QUERY_LEN
+
+    def _common(self, source: DatasetSource) -> dict[str, Any]:
+        return {
+            "transforms": self.transforms,
+            "name": source.name,
+            "skip_broken": self._skip_broken,
+        }
+
+    def _subset(self) -> dict[str, Any]:
+        datasets = self.cfg.DATASETS
+        override = datasets.OVERRIDE_CATEGORY if datasets.USE_OVERRIDE_CATEGORY else None
+        return {
+            "few_shot": datasets.FEW_SHOT if self.is_train else 0,
+            "shuffle_seed": datasets.SHUFFLE_SEED,
+            "override_category": override,
+        }
+
+    def _coco(self, source: DatasetSource) -> COCODataset:
+        datasets = self.cfg.DATASETS
+        dataset = COCODataset(
+            **source.args,
+            **self._common(source),
+            **self._subset(),
+            only_valid=self.is_train,
+            use_crowd=self.is_train and datasets.USE_CROWD,
+            max_box=max(datasets.MAX_BOX, 0) if self.is_train else 0,
+            class_agnostic=datasets.CLASS_AGNOSTIC,
+            sample_ratio=datasets.SAMPLE_RATIO,
+        )
+        if self.is_train:
+            check_class_columns(self.cfg, source.name, dataset.category_table.names)
+        return dataset
+
+    def _coco_grounding(self, source: DatasetSource) -> CocoGrounding:
+        cfg = self.cfg
+
+        def make_captioner(names: Mapping[int, str]) -> DetectionCaptioner:
+            if cfg.DATASETS.SPECIAL_SAFEGUARD_FOR_COCO_GROUNDING:
+                sampling = NegativeSampling(cfg.DATASETS.RANDOM_SAMPLE_NEG, (0.0, 0.0, 1.0))
+                return self._sampled_classes(source, names, sampling, detection_prompt=False)
+            return self._all_classes(source, names)
+
+        dataset = CocoGrounding(
+            **source.args,
+            **self._common(source),
+            **self._subset(),
+            make_captioner=make_captioner,
+            targets=self._targets(source),
+            clip=not cfg.DATASETS.DISABLE_CLIP_TO_IMAGE,
+            masking_allowed=not cfg.MODEL.DYHEAD.FUSE_CONFIG.NO_MASK_FOR_OD,
+            one_hot_offset=self._one_hot_offset(),
+        )
+        if self.is_train:
+            check_class_columns(cfg, source.name, dataset.category_table.names)
+        return dataset
+
+    def _phrases(self, source: DatasetSource) -> ImageDataset:
+        args = {"is_train": self.is_train, **source.args}
+        return _PHRASES[source.factory](
+            **args,
+            **self._common(source),
+            targets=self._targets(source),
+            masking_allowed=not self.cfg.MODEL.DYHEAD.FUSE_CONFIG.NO_MASK_FOR_GOLD,
+        )
+
+    def _lvis(self, source: DatasetSource) -> LvisDetection:
+        return LvisDetection(**source.args, transforms=self.transforms, name=source.name)
+
+    def _voc(self, source: DatasetSource) -> PascalVOCDataset:
+        return PascalVOCDataset(
+            **source.args, **self._common(source), use_difficult=not self.is_train
+        )
+
+    def _background(self, source: DatasetSource) -> Background:
+        return Background(**source.args, **self._common(source))
+
+    def _targets(self, source: DatasetSource) -> GroundingTargetBuilder:
+        if self.tokenizer is None:
+            raise ValueError(
+                f"Dataset {source.name} ({source.factory}) has captions: building its loader needs the model's tokenizer"
+            )
+        return GroundingTargetBuilder(self.tokenizer, self._max_tokens, source.name)
+
+    def _one_hot_offset(self) -> int | None:
+        if not self.cfg.DATASETS.ONE_HOT:
+            return None
+        return 0 if self.cfg.DATASETS.NO_MINUS_ONE_FOR_ONE_HOT else -1
+
+    def _all_classes(self, source: DatasetSource, names: Mapping[int, str]) -> AllClassesCaptioner:
+        datasets = self.cfg.DATASETS
+        prompt = datasets.CAPTION_PROMPT if datasets.USE_CAPTION_PROMPT else None
+        return AllClassesCaptioner(
+            names,
+            self.tokenizer,
+            separation_tokens=datasets.SEPARATION_TOKENS,
+            max_tokens=self._max_tokens,
+            source=source.name,
+            shuffle=not datasets.DISABLE_SHUFFLE,
+            add_detection_prompt=datasets.ADD_DET_PROMPT,
+            prompts=prompts_by_category(prompt, list(names)),
+        )
+
+    def _sampled_classes(
+        self,
+        source: DatasetSource,
+        names: Mapping[int, str],
+        sampling: NegativeSampling,
+        *,
+        detection_prompt: bool,
+    ) -> DetectionCaptioner:
+        """Sampled classes; with DISABLE_SHUFFLE all of them in order, if they fit."""
+        datasets = self.cfg.DATASETS
+        if datasets.USE_CAPTION_PROMPT and datasets.CAPTION_PROMPT is not None:
+            raise ValueError(
+                f"Dataset {source.name}: DATASETS.CAPTION_PROMPT needs all classes in every caption and cannot be used "
+                "with sampled classes"
+            )
+        if datasets.DISABLE_SHUFFLE:
+            return self._all_classes(source, without_background(names))
+        return SampledClassesCaptioner(
+            names,
+            self.tokenizer,
+            sampling=sampling,
+            separation_tokens=datasets.SEPARATION_TOKENS,
+            max_tokens=self._max_tokens,
+            add_detection_prompt=detection_prompt,
+        )
+
+    def _detection_sampling(self) -> NegativeSampling:
+        datasets = self.cfg.DATASETS
+        return NegativeSampling(
+            datasets.RANDOM_SAMPLE_NEG,
+            check_control_probabilities(datasets.CONTROL_PROB),
+            self.cfg.TEST.MDETR_STYLE_AGGREGATE_CLASS_NUM,
+        )
+
+
+def check_class_columns(cfg, name: str, classes: Mapping[int, str]) -> None:
+    """Refuse labels that the head has no column for, where labels index columns.
+
+    Heads that score words need no such column: for them MODEL.DYHEAD.NUM_CLASSES is a hint only.
+
+    Raises:
+        ValueError: naming the first class without a column.
+    """
+    columns = cfg.MODEL.DYHEAD.NUM_CLASSES - 1
+    by_class = cfg.MODEL.DYHEAD.FUSE_CONFIG.USE_CLASSIFICATION_LOSS
+    if not by_class or max(classes, default=0) <= columns:
+        return
+    label = min(label for label in classes if label > columns)
+    raise ValueError(
+        f"Dataset {name} has {len(classes)} classes, but MODEL.DYHEAD.NUM_CLASSES is {columns + 1} (it counts the "
+        f"background): class {label} ({classes[label]!r}) has no column. Set it to {max(classes) + 1}."
+    )

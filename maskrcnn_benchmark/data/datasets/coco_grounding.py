@@ -1,0 +1,127 @@
+"""Detection data in COCO-style files, served as grounding data: a caption of class names per image."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from maskrcnn_benchmark.data.datasets.categories import CategoryTable, read_categories
+from maskrcnn_benchmark.data.datasets.detection_captions import DetectionCaptioner
+from maskrcnn_benchmark.data.datasets.grounding_target import (
+    NOT_DETECTION,
+    GroundedBoxes,
+    GroundedText,
+    GroundingTargetBuilder,
+)
+from maskrcnn_benchmark.data.datasets.json_dataset import JsonDataset
+from maskrcnn_benchmark.grounding import RandomSource
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+
+
+class CocoGrounding(JsonDataset):
+    """Training data made of detection annotations.
+
+    Args:
+        make_captioner: from the class table (label -> name, without background) to what writes the captions.
+        targets: builds the targets.
+        clip: clip boxes to the image and drop empty ones (DATASETS.DISABLE_CLIP_TO_IMAGE turns it off).
+        masking_allowed: False keeps the captions out of masked-language modelling.
+        one_hot_offset: if set, the token map is replaced by a class map: column label + this offset
+            (DATASETS.ONE_HOT).
+        override_category: see `read_categories`.
+    """
+
+    def __init__(
+        self,
+        img_folder: str | Path,
+        ann_file: str | Path,
+        transforms: Callable | None,
+        *,
+        make_captioner: Callable[[Mapping[int, str]], DetectionCaptioner],
+        targets: GroundingTargetBuilder,
+        clip: bool = True,
+        masking_allowed: bool = True,
+        one_hot_offset: int | None = None,
+        few_shot: int = 0,
+        shuffle_seed: int = 0,
+        name: str | None = None,
+        skip_broken: bool = False,
+        override_category: Sequence[Mapping[str, Any]] | None = None,
+    ):
+        super().__init__(
+            img_folder,
+            ann_file,
+            transforms,
+            only_valid=True,
+            few_shot=few_shot,
+            shuffle_seed=shuffle_seed,
+            name=name,
+            skip_broken=skip_broken,
+        )
+        self.targets = targets
+        self.clip = clip
+        self.masking_allowed = masking_allowed
+        self.one_hot_offset = one_hot_offset
+        self.category_table: CategoryTable = read_categories(
+            self.annotation_file.categories,
+            self.annotation_file.used_category_ids(),
+            self.ann_file,
+            override_category,
+        )
+        self.captioner = make_captioner(self.category_table.foreground)
+
+    def categories(self, no_background: bool = True) -> dict[int, str]:
+        """Label -> class name."""
+        table = self.category_table
+        return dict(table.foreground if no_background else table.names)
+
+    def load(self, index: int, rng: RandomSource) -> tuple:
+        row = self.rows[index]
+        image = self.read_image(row)
+        boxes = self._boxes(row, image.size)
+        captioned = self.captioner(boxes.get_field("labels").tolist(), rng)
+        boxes = boxes[torch.tensor(captioned.keep, dtype=torch.bool)]
+        span_of = captioned.caption.label_to_span
+        labels = boxes.get_field("labels")
+        grounded = GroundedBoxes(
+            boxes=boxes.bbox,
+            labels=labels,
+            areas=boxes.area(),
+            iscrowd=torch.zeros(len(boxes), dtype=torch.int64),
+            tokens_positive=[[span_of[label]] for label in labels.tolist()],
+            od_labels=torch.full((len(boxes),), NOT_DETECTION),
+        )
+        text = GroundedText(
+            captioned.caption.caption,
+            masking_spans=[spans[0] for spans in grounded.tokens_positive],
+            masking_allowed=self.masking_allowed,
+        )
+        extra = {"image_id": torch.tensor([self.image_id(index)])}
+        image, target = self.targets.build(image, grounded, text, self.apply_transforms, rng, extra)
+        if self.one_hot_offset is not None:
+            self._make_one_hot(target, self.one_hot_offset)
+        return image, target, index
+
+    def _boxes(self, row: int, image_size: tuple[int, int]) -> BoxList:
+        annotations = self.annotation_file.annotations(row)
+        annotations = annotations.select(~annotations.iscrowd)
+        to_label = self.category_table.json_to_label
+        labels = [to_label[category] for category in annotations.category_ids.tolist()]
+        boxes = BoxList(torch.from_numpy(annotations.boxes), image_size, mode="xywh")
+        boxes = boxes.convert("xyxy")
+        boxes.add_field("labels", torch.tensor(labels, dtype=torch.int64))
+        if self.clip:
+            return boxes.clip_to_image(remove_empty=True)
+        x1, y1, x2, y2 = boxes.bbox.unbind(1)
+        return boxes[(x2 > x1) & (y2 > y1)]
+
+    def _make_one_hot(self, target: BoxList, offset: int) -> None:
+        width = self.targets.map_width
+        labels = target.get_field("labels")
+        one_hot = torch.zeros(len(labels), width)
+        one_hot[torch.arange(len(labels)), labels + offset] = 1.0
+        text_mask = torch.zeros(width, dtype=torch.int64)
+        text_mask[: len(self.category_table.foreground)] = 1
+        target.add_field("positive_map", one_hot)
+        target.add_field("text_mask", text_mask)

@@ -1,0 +1,130 @@
+"""Captions for samples that come from detection data."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from maskrcnn_benchmark.grounding import NamePrompt, RandomSource
+from maskrcnn_benchmark.grounding.od_to_grounding import (
+    DetectionCaption,
+    NameLengths,
+    NegativeSampling,
+    all_classes_caption,
+    check_caption_fits,
+    full_caption,
+    restrict_to_budget,
+)
+from maskrcnn_benchmark.grounding.prompts import DETECTION_PREFIX
+
+
+@dataclass(frozen=True)
+class CaptionedLabels:
+    """A caption for the labels of one image, and which boxes it can describe.
+
+    Attributes:
+        keep: per box, whether its class is in the caption. Boxes of other classes must be dropped.
+    """
+
+    caption: DetectionCaption
+    keep: list[bool]
+
+
+class DetectionCaptioner(Protocol):
+    """Writes the caption of a sample."""
+
+    def __call__(self, labels: Sequence[int], rng: RandomSource) -> CaptionedLabels:
+        """Caption for boxes with these labels."""
+
+
+class AllClassesCaptioner:
+    """Every class in every caption, in order or shuffled per sample.
+
+    Args:
+        names: label -> class name.
+        max_tokens: longest caption with special tokens.
+        source: what messages call the dataset.
+    Raises:
+        ValueError: the class list does not fit (naming the first class left out), or prompts are to be shuffled.
+    """
+
+    def __init__(
+        self,
+        names: Mapping[int, str],
+        tokenizer,
+        *,
+        separation_tokens: str,
+        max_tokens: int,
+        source: str,
+        shuffle: bool = True,
+        add_detection_prompt: bool = False,
+        prompts: Mapping[int, NamePrompt] | None = None,
+    ):
+        self.names = dict(names)
+        self.separation_tokens = separation_tokens
+        self.add_detection_prompt = add_detection_prompt
+        self.prompts = prompts
+        self.shuffle = shuffle
+        if shuffle and prompts is not None:
+            raise ValueError(
+                f"{source}: captions with prompts keep their order; set DATASETS.DISABLE_SHUFFLE True"
+            )
+        self._in_order = self._write(shuffle=False)
+        check_caption_fits(self._in_order, self.names, tokenizer, max_tokens, source)
+
+    def __call__(self, labels: Sequence[int], rng: RandomSource) -> CaptionedLabels:
+        caption = self._write(shuffle=True, rng=rng) if self.shuffle else self._in_order
+        return CaptionedLabels(caption, [label in caption.label_to_span for label in labels])
+
+    def _write(self, *, shuffle: bool, rng: RandomSource | None = None) -> DetectionCaption:
+        return all_classes_caption(
+            self.names,
+            separation_tokens=self.separation_tokens,
+            add_detection_prompt=self.add_detection_prompt,
+            prompts=self.prompts,
+            shuffle=shuffle,
+            rng=rng,
+        )
+
+
+class SampledClassesCaptioner:
+    """The classes present and sampled absent ones, in random order, within the token budget.
+
+    Args:
+        names: label -> class name, in the order from which absent classes are drawn.
+        max_tokens: longest caption with special tokens.
+    """
+
+    def __init__(
+        self,
+        names: Mapping[int, str],
+        tokenizer,
+        *,
+        sampling: NegativeSampling,
+        separation_tokens: str,
+        max_tokens: int,
+        add_detection_prompt: bool = False,
+    ):
+        self.names = dict(names)
+        self.sampling = sampling
+        self.separation_tokens = separation_tokens
+        self.add_detection_prompt = add_detection_prompt
+        self.lengths = NameLengths(tokenizer)
+        self.budget = max_tokens - tokenizer.num_special_tokens_to_add()
+        if add_detection_prompt:
+            self.budget -= self.lengths.of_text(DETECTION_PREFIX)
+
+    def __call__(self, labels: Sequence[int], rng: RandomSource) -> CaptionedLabels:
+        kept, used = restrict_to_budget(labels, self.names, self.lengths, self.budget, rng)
+        keep = [label in kept for label in labels]
+        caption = full_caption(
+            [label for label in labels if label in kept],
+            self.names,
+            self.lengths,
+            sampling=self.sampling,
+            separation_tokens=self.separation_tokens,
+            max_tokens=self.budget,
+            used_tokens=used,
+            add_detection_prompt=self.add_detection_prompt,
+            rng=rng,
+        )
+        return CaptionedLabels(caption, keep)

@@ -1,0 +1,32 @@
+"""Reading pictures."""
+
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image
+
+
+class UnreadableImageError(OSError):
+    """The file exists but is no picture, or a broken one."""
+
+
+def read_rgb(file: str | Path | BinaryIO, name: str) -> Image.Image:
+    """Decode a whole picture as RGB.
+
+    Args:
+        file: path or opened bytes.
+        name: how messages call it.
+    Raises:
+        FileNotFoundError: there is no such file.
+        UnreadableImageError: it cannot be decoded.
+    """
+    try:
+        with Image.open(file) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"Image {name} does not exist. Is the image folder of the dataset right?"
+        ) from None
+    # Pillow reports broken files by any of these, depending on the format.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UnreadableImageError(f"Image {name} cannot be decoded: {error}") from error

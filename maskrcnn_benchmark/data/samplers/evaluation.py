@@ -1,0 +1,36 @@
+"""Which samples every process evaluates."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from maskrcnn_benchmark.data.samplers.aspect_ratio import group_batches
+
+
+class EvaluationBatchSampler(Sampler[list[int]]):
+    """Every sample exactly once over all processes, in order, without padding.
+
+    Args:
+        num_samples: size of the dataset.
+        images_per_process: batch size of one process; the last batch may be smaller.
+        groups: (num_samples,) aspect group of every sample, or None.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        images_per_process: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        groups: np.ndarray | None = None,
+    ):
+        order = np.arange(num_samples)[rank::world_size]
+        self._batches = group_batches(order, groups, images_per_process, drop_incomplete=False)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter([batch.tolist() for batch in self._batches])
+
+    def __len__(self) -> int:
+        return len(self._batches)

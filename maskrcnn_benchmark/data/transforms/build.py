@@ -1,0 +1,52 @@
+"""Transforms as the configuration asks for them."""
+
+import logging
+
+from maskrcnn_benchmark.data.transforms.transforms import (
+    Compose,
+    Normalize,
+    RandomHorizontalFlip,
+    Resize,
+    ToTensor,
+)
+
+logger = logging.getLogger(__name__)
+
+# Read by the original without any effect; whoever sets one should learn that.
+_WITHOUT_EFFECT = ("VERTICAL_FLIP_PROB_TRAIN", "BRIGHTNESS", "CONTRAST", "SATURATION", "HUE")
+
+
+def build_transforms(cfg, is_train: bool) -> Compose:
+    """Resize, horizontal flip, tensor, normalisation; nothing else is ever applied."""
+    if is_train:
+        for key in _WITHOUT_EFFECT:
+            if cfg.AUGMENT[key] != 0:
+                logger.warning("AUGMENT.%s is %s but has no effect", key, cfg.AUGMENT[key])
+        min_sizes = cfg.AUGMENT.MULT_MIN_SIZE_TRAIN or cfg.INPUT.MIN_SIZE_TRAIN
+        max_size = cfg.INPUT.MAX_SIZE_TRAIN
+        flip_probability = cfg.AUGMENT.FLIP_PROB_TRAIN
+    else:
+        min_sizes, max_size = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+        flip_probability = 0.0
+    return Compose(
+        [
+            Resize(min_sizes, max_size, fixed=cfg.INPUT.FIX_RES),
+            RandomHorizontalFlip(flip_probability),
+            ToTensor(),
+            build_normalize(cfg),
+        ]
+    )
+
+
+def build_normalize(cfg) -> Normalize:
+    """Normalisation by INPUT.FORMAT, or by INPUT.TO_BGR255 where that is empty.
+
+    Raises:
+        ValueError: neither says what the network sees.
+    """
+    pixel_format = cfg.INPUT.FORMAT or ("bgr255" if cfg.INPUT.TO_BGR255 else "")
+    if not pixel_format:
+        raise ValueError(
+            "INPUT.TO_BGR255 is False and INPUT.FORMAT empty: set INPUT.FORMAT, for example to 'rgb' or 'bgr255'"
+        )
+    return Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD, pixel_format)
