@@ -65,12 +65,12 @@ class WindowAttention(nn.Module):
         bias = self.relative_position_bias_table[self.relative_position_index.reshape(-1)]
         return bias.view(num_tokens, num_tokens, self.num_heads).permute(2, 0, 1)
 
-    def forward(self, windows: Tensor, bias: Tensor) -> Tensor:
+    def forward(self, windows: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend within each window.
 
         Args:
             windows: ``(num_windows, tokens, dim)``.
-            bias: added to the scores, broadcastable to ``(num_windows, heads, tokens, tokens)``.
+            mask: added to the scores, ``(num_windows, 1, tokens, tokens)``.
 
         Returns:
             ``(num_windows, tokens, dim)``.
@@ -78,7 +78,12 @@ class WindowAttention(nn.Module):
         num_windows, num_tokens, dim = windows.shape
         qkv = self.qkv(windows).view(num_windows, num_tokens, 3, self.num_heads, -1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
+        # Narrow before they are spread over the windows: under autocast that halves the largest
+        # tensor of the block.
+        bias = self.position_bias().to(query.dtype)[None]
+        if mask is not None:
+            bias = bias + mask.to(query.dtype)
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         return self.proj(out.transpose(1, 2).reshape(num_windows, num_tokens, dim))
 
 
@@ -146,28 +151,27 @@ class SwinBlock(nn.Module):
             x = torch.roll(x, (-self.shift, -self.shift), dims=(1, 2))
         padded_height, padded_width = x.shape[1:3]
         windows = partition_windows(x, self.window_size)
-        windows = self.attn(windows, self.attention_bias(batch, padded_height, padded_width))
+        windows = self.attn(windows, self.shift_mask(batch, padded_height, padded_width))
         x = join_windows(windows, self.window_size, padded_height, padded_width)
         if self.shift:
             x = torch.roll(x, (self.shift, self.shift), dims=(1, 2))
         return x[:, :height, :width]
 
-    def attention_bias(self, batch: int, height: int, width: int) -> Tensor:
-        """Position bias, plus the mask of the shift, of all windows of a padded map.
+    def shift_mask(self, batch: int, height: int, width: int) -> Tensor | None:
+        """What the windows of a padded map may not mix, None without shift.
 
         Returns:
-            ``(1 or batch * windows, heads, tokens, tokens)``.
+            ``(batch * windows, 1, tokens, tokens)``, 0 or ``MASKED``.
         """
-        bias = self.attn.position_bias()
         if not self.shift:
-            return bias[None]
+            return None
+        device = self.border_masks.device
         rows, columns = height // self.window_size, width // self.window_size
-        device = bias.device
         # Only the last row and the last column of windows hold tokens from both ends of the map.
         in_last_row = torch.arange(rows, device=device) == rows - 1
         in_last_column = torch.arange(columns, device=device) == columns - 1
         kind = 2 * in_last_row.long()[:, None] + in_last_column.long()
-        return (bias + self.border_masks[:, None])[kind.reshape(-1).repeat(batch)]
+        return self.border_masks[kind.reshape(-1).repeat(batch), None]
 
 
 class PatchMerging(nn.Module):
