@@ -12,7 +12,7 @@ def language_backbone() -> CfgNode:
     node.MODEL_TYPE = "bert-base-uncased"
     # A name, or a folder with tokenizer.json or vocab.txt.
     node.TOKENIZER_TYPE = "bert-base-uncased"
-    node.LANG_DIM = 768  # width of a token feature; follows config.json where there is one
+    node.LANG_DIM = 768  # width of a token feature, that of MODEL_TYPE
     node.MAX_QUERY_LEN = 256  # longest caption in tokens; token maps have 256 columns
     node.PAD_MAX = True  # pad captions to MAX_QUERY_LEN; False: to the longest of the batch
     node.N_LAYERS = 1  # the last N hidden layers are averaged
