@@ -77,7 +77,7 @@ class JsonDataset(ImageDataset):
     def read_image(self, row: int) -> Image.Image:
         """The picture as RGB."""
         path = self.image_path(row)
-        return read_rgb(path, f"{path} of dataset {self.name} (listed in {self.ann_file})")
+        return read_rgb(path, f"{path} of dataset {self.name}")
 
     def sizes(self) -> np.ndarray:
         sizes = self.annotation_file.sizes

@@ -1,0 +1,272 @@
+"""Loaders from a configuration: real sets, exact resumption, and settings that cannot be."""
+
+import logging
+
+import pytest
+import torch
+
+from maskrcnn_benchmark.config import CfgNode
+from maskrcnn_benchmark.config import cfg as default_config
+from maskrcnn_benchmark.data import make_data_loader
+from maskrcnn_benchmark.data.build import write_schedule_length
+from tests.data.conftest import make_coco_folder
+
+ODINW = {
+    "Raccoon": "Raccoon/Raccoon.v2-raw.coco",
+    "BCCD": "BCCD/BCCD.v3-raw.coco",
+    "PascalVOC": "PascalVOC",
+    "ChessPieces": "ChessPieces/Chess Pieces.v23-raw.coco",
+}
+
+
+def configuration(sets: dict[str, dict], *options):
+    cfg = default_config.clone()
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.DATASETS.REGISTER = CfgNode(sets, new_allowed=True)
+    cfg.merge_from_list(
+        [
+            *("DATASETS.TRAIN", "('train',)", "DATASETS.TEST", "('val',)"),
+            *("DATASETS.TRAIN_DATASETNAME_SUFFIX", "_grounding"),
+            *("DATASETS.SEPARATION_TOKENS", ". "),
+            *("INPUT.MIN_SIZE_TEST", "64", "INPUT.MAX_SIZE_TEST", "100"),
+            *("AUGMENT.MULT_MIN_SIZE_TRAIN", "(32, 48, 64)", "INPUT.MAX_SIZE_TRAIN", "100"),
+            *("DATALOADER.NUM_WORKERS", "0", "DATALOADER.SIZE_DIVISIBILITY", "32"),
+            *("SOLVER.IMS_PER_BATCH", "2", "TEST.IMS_PER_BATCH", "4"),
+            *options,
+        ]
+    )
+    return cfg
+
+
+@pytest.fixture
+def generated(tmp_path):
+    """Configuration of a generated set of eight pictures for training and testing."""
+    folder = make_coco_folder(tmp_path / "coco", num_images=8)
+    entry = {"img_dir": str(folder.images), "ann_file": str(folder.annotations)}
+
+    def configure(*options):
+        return configuration({"train": dict(entry), "val": dict(entry)}, *options)
+
+    return configure
+
+
+def same_batches(first, second) -> bool:
+    if len(first) != len(second):
+        return False
+    return all(
+        torch.equal(a.images.tensors, b.images.tensors)
+        and a.ids == b.ids
+        and torch.equal(a.positive_map, b.positive_map)
+        and [t.get_field("caption") for t in a.targets]
+        == [t.get_field("caption") for t in b.targets]
+        and all(torch.equal(x.bbox, y.bbox) for x, y in zip(a.targets, b.targets))
+        for a, b in zip(first, second)
+    )
+
+
+class TestResuming:
+    def test_a_resumed_run_sees_the_same_pixels_boxes_and_captions(self, generated, bert_tokenizer):
+        cfg = generated("SOLVER.MAX_EPOCH", "5")
+        whole = list(make_data_loader(cfg, tokenizer=bert_tokenizer))
+
+        resumed = list(make_data_loader(cfg, start_iter=7, tokenizer=bert_tokenizer))
+
+        assert len(whole) == 20
+        assert same_batches(resumed, whole[7:])
+        assert len({t.get_field("caption") for batch in whole for t in batch.targets}) > 1
+
+    def test_the_number_of_workers_does_not_matter(self, generated, bert_tokenizer):
+        cfg = generated("SOLVER.MAX_EPOCH", "3")
+        alone = list(make_data_loader(cfg, tokenizer=bert_tokenizer))
+        cfg.DATALOADER.NUM_WORKERS = 2
+
+        shared = list(make_data_loader(cfg, start_iter=4, tokenizer=bert_tokenizer))
+
+        assert same_batches(shared, alone[4:])
+
+    def test_the_global_generators_are_neither_read_nor_moved(self, generated, bert_tokenizer):
+        cfg = generated("SOLVER.MAX_EPOCH", "1")
+        torch.manual_seed(1)
+        state = torch.get_rng_state()
+        first = list(make_data_loader(cfg, tokenizer=bert_tokenizer))
+        torch.manual_seed(2)
+        second = list(make_data_loader(cfg, tokenizer=bert_tokenizer))
+
+        assert same_batches(first, second)
+        assert torch.equal(torch.manual_seed(1).get_state(), state)
+
+    def test_another_seed_gives_other_batches(self, generated, bert_tokenizer):
+        first = list(
+            make_data_loader(generated("SOLVER.SEED", "1"), tokenizer=bert_tokenizer).batch_sampler
+        )[:8]
+        second = list(
+            make_data_loader(generated("SOLVER.SEED", "2"), tokenizer=bert_tokenizer).batch_sampler
+        )[:8]
+
+        assert first != second
+
+
+class TestSchedule:
+    @pytest.mark.parametrize(
+        ("epochs", "samples", "batch", "expected"), [(30, 100, 64, 46), (5, 8, 2, 20)]
+    )
+    def test_epochs_become_iterations(self, epochs, samples, batch, expected):
+        cfg = default_config.clone()
+        cfg.SOLVER.MAX_EPOCH, cfg.SOLVER.IMS_PER_BATCH = epochs, batch
+        cfg.freeze()
+
+        write_schedule_length(cfg, samples)
+
+        assert (expected, samples) == (cfg.SOLVER.MAX_ITER, cfg.SOLVER.DATASET_LENGTH)
+        assert cfg.is_frozen()
+
+    def test_without_epochs_the_iterations_stay(self, generated, bert_tokenizer):
+        cfg = generated("SOLVER.MAX_ITER", "3")
+
+        loader = make_data_loader(cfg, tokenizer=bert_tokenizer)
+
+        assert len(loader) == len(list(loader)) == 3
+        assert cfg.SOLVER.DATASET_LENGTH == -1
+
+    def test_copies_count_as_samples(self, generated, bert_tokenizer):
+        cfg = generated("SOLVER.MAX_EPOCH", "1", "DATASETS.GENERAL_COPY", "4")
+
+        make_data_loader(cfg, tokenizer=bert_tokenizer)
+
+        assert cfg.SOLVER.MAX_ITER == 16
+
+    def test_accumulated_batches_share_the_total_batch(self, generated, bert_tokenizer):
+        cfg = generated(
+            *("SOLVER.MAX_EPOCH", "1", "SOLVER.IMS_PER_BATCH", "4"),
+            *("SOLVER.ACCUMULATION_STEPS", "2", "DATALOADER.ASPECT_RATIO_GROUPING", "False"),
+        )
+
+        batches = list(make_data_loader(cfg, tokenizer=bert_tokenizer))
+
+        assert cfg.SOLVER.MAX_ITER == 2
+        assert [len(batch.ids) for batch in batches] == [2, 2, 2, 2]
+
+    def test_less_than_one_batch_is_refused(self):
+        cfg = default_config.clone()
+        cfg.SOLVER.MAX_EPOCH, cfg.SOLVER.IMS_PER_BATCH = 1, 64
+
+        with pytest.raises(ValueError, match=r"SOLVER\.IMS_PER_BATCH"):
+            write_schedule_length(cfg, 10)
+
+
+class TestSettings:
+    def test_several_sets_are_joined_for_training_and_separate_for_testing(
+        self, generated, bert_tokenizer
+    ):
+        cfg = generated("DATASETS.TRAIN", "('train', 'val')", "DATASETS.TEST", "('val', 'train')")
+        cfg.SOLVER.MAX_EPOCH = 1
+
+        training = make_data_loader(cfg, tokenizer=bert_tokenizer)
+        testing = make_data_loader(cfg, is_train=False)
+
+        assert len(training.dataset) == 16
+        assert [len(loader.dataset) for loader in testing] == [8, 8]
+        assert [batch.positive_map for batch in testing[0]] == [None, None]
+
+    def test_test_batches_cover_the_set_once(self, generated):
+        (loader,) = make_data_loader(generated(), is_train=False)
+
+        assert sorted(i for batch in loader for i in batch.ids) == list(range(8))
+
+    def test_multi_scale_tests_get_raw_images(self, generated):
+        (loader,) = make_data_loader(generated("TEST.USE_MULTISCALE", "True"), is_train=False)
+
+        assert next(iter(loader)).images[0].size == (60, 40)
+
+    def test_prompts_word_the_captions(self, generated, bert_tokenizer):
+        cfg = generated("DATASETS.USE_CAPTION_PROMPT", "True", "DATASETS.DISABLE_SHUFFLE", "True")
+        cfg.DATASETS.CAPTION_PROMPT = [
+            {"prefix": "a ", "name": "puppy", "suffix": ""},
+            {"prefix": "", "name": "kitten", "suffix": " asleep"},
+            {"prefix": "", "name": "sausage", "suffix": ""},
+        ]
+
+        batch = next(iter(make_data_loader(cfg, tokenizer=bert_tokenizer)))
+
+        assert batch.targets[0].get_field("caption") == "a puppy. kitten asleep. sausage"
+
+    def test_sampled_classes_on_request(self, generated, bert_tokenizer):
+        cfg = generated(
+            *("DATASETS.SPECIAL_SAFEGUARD_FOR_COCO_GROUNDING", "True"),
+            *("DATASETS.RANDOM_SAMPLE_NEG", "1", "SOLVER.MAX_EPOCH", "4"),
+        )
+
+        captions = [
+            target.get_field("caption")
+            for batch in make_data_loader(cfg, tokenizer=bert_tokenizer)
+            for target in batch.targets
+        ]
+
+        assert len({len(caption.split(". ")) for caption in captions}) > 1
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (("DATASETS.USE_CAPTION_PROMPT", "True"), "DISABLE_SHUFFLE"),
+            (("SOLVER.IMS_PER_BATCH", "3", "SOLVER.ACCUMULATION_STEPS", "2"), "does not divide"),
+            (("SOLVER.IMS_PER_BATCH", "64"), "GENERAL_COPY"),
+            (("DATASETS.TRAIN", "()"), r"DATASETS\.TRAIN names no dataset"),
+            (("MODEL.MASK_ON", "True"), "MASK_ON"),
+            (
+                (
+                    *("MODEL.DYHEAD.FUSE_CONFIG.USE_CLASSIFICATION_LOSS", "True"),
+                    *("MODEL.DYHEAD.NUM_CLASSES", "3"),
+                ),
+                r"class 3 \('hot_dog'\) has no column. Set it to 4",
+            ),
+        ],
+    )
+    def test_settings_that_cannot_be_are_refused(self, generated, bert_tokenizer, options, message):
+        cfg = generated(*options)
+        cfg.DATASETS.CAPTION_PROMPT = [{"name": "a"}, {"name": "b"}, {"name": "c"}]
+
+        with pytest.raises(ValueError, match=message):
+            make_data_loader(cfg, tokenizer=bert_tokenizer)
+
+    def test_captions_need_a_tokenizer(self, generated):
+        with pytest.raises(ValueError, match=r"train_grounding \(CocoGrounding\) .* tokenizer"):
+            make_data_loader(generated())
+
+    def test_broken_pictures_are_skipped_only_when_asked_for(
+        self, generated, bert_tokenizer, tmp_path, caplog
+    ):
+        (tmp_path / "coco/images/picture0.png").write_bytes(b"no picture")
+        with pytest.raises(OSError, match=r"picture0\.png"):
+            list(make_data_loader(generated("SOLVER.MAX_EPOCH", "1"), tokenizer=bert_tokenizer))
+
+        cfg = generated("SOLVER.MAX_EPOCH", "1", "DATASETS.SKIP_BROKEN_IMAGES", "True")
+        with caplog.at_level(logging.WARNING):
+            batches = list(make_data_loader(cfg, tokenizer=bert_tokenizer))
+
+        assert len(batches) == 4
+        assert "picture0.png" in caplog.text
+
+
+@pytest.mark.parametrize("name", ODINW)
+def test_odinw_sets_give_consistent_training_batches(name, shared_dir, bert_tokenizer):
+    folder = shared_dir / "data/odinw" / ODINW[name]
+    sets = {
+        entry: {
+            "img_dir": str(folder / split),
+            "ann_file": str(folder / split / "annotations_without_background.json"),
+        }
+        for entry, split in (("train", "train"), ("val", "valid"))
+    }
+    cfg = configuration(sets, "SOLVER.MAX_ITER", "3")
+
+    for batch in make_data_loader(cfg, tokenizer=bert_tokenizer):
+        assert len(batch.positive_map) == sum(len(target) for target in batch.targets)
+        assert batch.images.tensors.shape[-1] % 32 == 0
+        for target in batch.targets:
+            caption = target.get_field("caption")
+            words = [caption[b:e] for ((b, e),) in target.get_field("tokens_positive")]
+            assert all(word.strip() for word in words)
+            assert (target.get_field("positive_map").sum(dim=1) > 0.99).all()
+            assert (target.bbox[:, 2] < target.size[0]).all()
+    (test_loader,) = make_data_loader(cfg, is_train=False)
+    assert len(next(iter(test_loader)).targets) == 4
