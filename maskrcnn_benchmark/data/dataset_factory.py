@@ -6,6 +6,9 @@ from typing import Any
 from maskrcnn_benchmark.config.dataset_sources import DatasetSource
 from maskrcnn_benchmark.data.datasets.background import Background
 from maskrcnn_benchmark.data.datasets.base import ImageDataset
+from maskrcnn_benchmark.data.datasets.caption_packing import CaptionPacking
+from maskrcnn_benchmark.data.datasets.caption_record import BoxScreen
+from maskrcnn_benchmark.data.datasets.caption_tsv import CaptionOptions, CaptionTSV, PseudoData
 from maskrcnn_benchmark.data.datasets.coco import COCODataset
 from maskrcnn_benchmark.data.datasets.coco_grounding import CocoGrounding
 from maskrcnn_benchmark.data.datasets.detection_captions import (
@@ -15,6 +18,7 @@ from maskrcnn_benchmark.data.datasets.detection_captions import (
 )
 from maskrcnn_benchmark.data.datasets.grounding_target import GroundingTargetBuilder
 from maskrcnn_benchmark.data.datasets.lvis import LvisDetection
+from maskrcnn_benchmark.data.datasets.od_tsv import CocoDetectionTSV, ODTSVDataset
 from maskrcnn_benchmark.data.datasets.phrase_grounding import (
     FlickrDataset,
     GQADataset,
@@ -58,6 +62,10 @@ class DatasetFactory:
             "LvisDetection": self._lvis,
             "PascalVOCDataset": self._voc,
             "Background": self._background,
+            "ODTSVDataset": self._od_tsv,
+            "CocoDetectionTSV": self._detection_tsv,
+            "CaptionTSV": self._captions,
+            "PseudoData": self._captions,
             **dict.fromkeys(_PHRASES, self._phrases),
         }
 
@@ -147,6 +155,64 @@ class DatasetFactory:
 
     def _background(self, source: DatasetSource) -> Background:
         return Background(**source.args, **self._common(source))
+
+    def _od_tsv(self, source: DatasetSource) -> ODTSVDataset:
+        dataset = ODTSVDataset(**{**source.args, **self._common(source)})
+        if self.is_train:
+            check_class_columns(self.cfg, source.name, dataset.categories())
+        return dataset
+
+    def _detection_tsv(self, source: DatasetSource) -> CocoDetectionTSV:
+        cfg = self.cfg
+
+        def make_captioner(names: Mapping[int, str]) -> DetectionCaptioner:
+            return self._sampled_classes(
+                source,
+                names,
+                self._detection_sampling(),
+                detection_prompt=cfg.DATASETS.ADD_DET_PROMPT,
+            )
+
+        return CocoDetectionTSV(
+            **{**source.args, **self._common(source)},
+            make_captioner=make_captioner,
+            targets=self._targets(source),
+            clip=not cfg.DATASETS.DISABLE_CLIP_TO_IMAGE,
+            masking_allowed=not cfg.MODEL.DYHEAD.FUSE_CONFIG.NO_MASK_FOR_OD,
+        )
+
+    def _captions(self, source: DatasetSource) -> CaptionTSV:
+        datasets = self.cfg.DATASETS
+        if datasets.DIVER_BOX_FOR_VQA:
+            raise ValueError("DATASETS.DIVER_BOX_FOR_VQA (question answering) is not supported")
+        packing = source.factory == "CaptionTSV"
+        cls = CaptionTSV if packing else PseudoData
+        return cls(
+            **source.args,
+            **self._common(source),
+            targets=self._targets(source),
+            options=self._caption_options(packing=packing),
+            clean_labels=datasets.REPLACE_CLEAN_LABEL,
+        )
+
+    def _caption_options(self, *, packing: bool) -> CaptionOptions:
+        datasets = self.cfg.DATASETS
+        screen = BoxScreen(datasets.CAPTION_CONF, datasets.CAPTION_NMS)
+        packer = CaptionPacking(
+            datasets.PACK_RANDOM_CAPTION_NUMBER,
+            datasets.NO_RANDOM_PACK_PROBABILITY,
+            datasets.RANDOM_PACK_PROB,
+            self._max_tokens if datasets.SAFEGUARD_POSITIVE_CAPTION else None,
+        )
+        return CaptionOptions(
+            version=datasets.CAPTION_FORMAT_VERSION,
+            min_boxes=datasets.CAPTION_MIN_BOX,
+            screen=screen if datasets.FURTHER_SCREEN else None,
+            packing=packer if packing and packer.most > 0 else None,
+            probability_foreign=datasets.SAMPLE_NEGATIVE_FOR_GROUNDING_DATA,
+            mask_own_caption_only=self.cfg.MODEL.DYHEAD.FUSE_CONFIG.MLM_OBJ_FOR_ONLY_POSITIVE,
+            without_boxes=datasets.INFERENCE_CAPTION,
+        )
 
     def _targets(self, source: DatasetSource) -> GroundingTargetBuilder:
         if self.tokenizer is None:

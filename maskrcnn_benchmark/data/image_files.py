@@ -6,7 +6,11 @@ from typing import BinaryIO
 from PIL import Image
 
 
-class UnreadableImageError(OSError):
+class BrokenSampleError(Exception):
+    """One sample of a dataset cannot be used; the others can."""
+
+
+class UnreadableImageError(BrokenSampleError, OSError):
     """The file exists but is no picture, or a broken one."""
 
 

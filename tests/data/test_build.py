@@ -10,6 +10,8 @@ from maskrcnn_benchmark.config import cfg as default_config
 from maskrcnn_benchmark.data import make_data_loader
 from maskrcnn_benchmark.data.build import write_schedule_length
 from tests.data.conftest import make_coco_folder
+from tests.data.test_caption_data import V1, write_captions
+from tests.data.test_tsv import CAT, DOG, write_detection_set
 
 ODINW = {
     "Raccoon": "Raccoon/Raccoon.v2-raw.coco",
@@ -245,6 +247,40 @@ class TestSettings:
 
         assert len(batches) == 4
         assert "picture0.png" in caplog.text
+
+
+def test_tsv_and_caption_sets_are_built_by_their_type(tmp_path, bert_tokenizer):
+    (tmp_path / "od").mkdir()
+    (tmp_path / "captions").mkdir()
+    detection = write_detection_set(tmp_path / "od", [[DOG], [DOG, CAT], [CAT], [DOG]])
+    captions = write_captions(tmp_path / "captions", [V1, V1, V1, V1])
+    sets = {
+        "objects": {"type": "CocoDetectionTSV", "yaml_path": str(detection)},
+        "web": {"type": "CaptionTSV", "yaml_path": str(captions)},
+    }
+    cfg = configuration(
+        sets,
+        *("DATASETS.TRAIN", "('objects', 'web')", "DATASETS.TRAIN_DATASETNAME_SUFFIX", ""),
+        *("DATASETS.CONTROL_PROB", "(0.0, 0.0, 0.5, 0.0)", "DATASETS.RANDOM_SAMPLE_NEG", "2"),
+        *("DATASETS.PACK_RANDOM_CAPTION_NUMBER", "2", "SOLVER.MAX_EPOCH", "2"),
+        *("DATALOADER.ASPECT_RATIO_GROUPING", "False"),
+    )
+
+    batches = list(make_data_loader(cfg, tokenizer=bert_tokenizer))
+
+    assert len(batches) == 8
+    for batch in batches:
+        assert len(batch.positive_map) == sum(len(target) for target in batch.targets)
+        assert (batch.positive_map.sum(dim=1) > 0).all()
+
+
+def test_sampled_captions_need_control_probabilities(tmp_path, bert_tokenizer):
+    path = write_detection_set(tmp_path, [[DOG]])
+    sets = {"train": {"type": "CocoDetectionTSV", "yaml_path": str(path)}}
+    cfg = configuration(sets, "DATASETS.TRAIN_DATASETNAME_SUFFIX", "")
+
+    with pytest.raises(ValueError, match="CONTROL_PROB must hold four"):
+        make_data_loader(cfg, tokenizer=bert_tokenizer)
 
 
 @pytest.mark.parametrize("name", ODINW)

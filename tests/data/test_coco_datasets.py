@@ -12,7 +12,7 @@ from maskrcnn_benchmark.data.datasets.detection_captions import (
     SampledClassesCaptioner,
 )
 from maskrcnn_benchmark.data.datasets.grounding_target import GroundingTargetBuilder
-from maskrcnn_benchmark.data.image_files import UnreadableImageError
+from maskrcnn_benchmark.data.image_files import BrokenSampleError, UnreadableImageError
 from maskrcnn_benchmark.data.sample_key import SampleKey
 from maskrcnn_benchmark.data.transforms import Compose, RandomHorizontalFlip, Resize, ToTensor
 from maskrcnn_benchmark.grounding.od_to_grounding import NegativeSampling
@@ -226,14 +226,14 @@ class TestBrokenPictures:
             index = [dataset[2][2] for _ in range(3)]
 
         assert index == [3, 3, 3]
-        assert dataset.unreadable == {2}
-        assert caplog.text.count("unreadable picture no. 1") == 1
+        assert dataset.broken == {2}
+        assert caplog.text.count("broken sample no. 1") == 1
 
     def test_a_set_of_broken_pictures_only_is_an_error(self, coco_folder):
         for picture in coco_folder.images.iterdir():
             picture.write_bytes(b"no picture")
 
-        with pytest.raises(UnreadableImageError, match="not one picture"):
+        with pytest.raises(BrokenSampleError, match="not one sample"):
             detection(coco_folder, skip_broken=True)[0]
 
 

@@ -1,9 +1,11 @@
 """Datasets by the format of their files."""
 
+from maskrcnn_benchmark.data.datasets.caption_tsv import CaptionTSV, PseudoData
 from maskrcnn_benchmark.data.datasets.coco import COCODataset
 from maskrcnn_benchmark.data.datasets.coco_grounding import CocoGrounding
 from maskrcnn_benchmark.data.datasets.concat import ConcatDataset, CopiedDataset
 from maskrcnn_benchmark.data.datasets.lvis import LvisDetection
+from maskrcnn_benchmark.data.datasets.od_tsv import CocoDetectionTSV, ODTSVDataset
 from maskrcnn_benchmark.data.datasets.phrase_grounding import (
     FlickrDataset,
     GQADataset,

@@ -6,34 +6,34 @@ from collections.abc import Callable
 import numpy as np
 from torch.utils.data import Dataset
 
-from maskrcnn_benchmark.data.image_files import UnreadableImageError
+from maskrcnn_benchmark.data.image_files import BrokenSampleError
 from maskrcnn_benchmark.data.sample_key import SampleKey, read_key
 from maskrcnn_benchmark.grounding import RandomSource
 
 logger = logging.getLogger(__name__)
 
-MAX_UNREADABLE = 100
-"""So many different broken pictures end the run: then the data needs attention, not luck."""
+MAX_BROKEN = 100
+"""So many different broken samples end the run: then the data needs attention, not luck."""
 
 
 class ImageDataset(Dataset):
     """`dataset[key]` -> (image, target, index), `key` an index or a `SampleKey`.
 
-    A picture that cannot be decoded is an error that names it. With `skip_broken` each is named in a warning, counted,
-    and the next sample that can be read takes its place; after `MAX_UNREADABLE` different ones in one process the run
-    ends. A missing file is always an error: then the folder is wrong rather than the picture.
+    A picture that cannot be decoded, or a malformed record, is an error that names it. With `skip_broken` each is named
+    in a warning, counted, and the next sample that can be read takes its place; after `MAX_BROKEN` different ones in
+    one process the run ends. A missing file is always an error: then the folder is wrong rather than the picture.
 
     Args:
         name: what messages call the dataset.
         transforms: called with (image, target, rng); None returns the PIL image untouched.
-        skip_broken: see above. For training only: an evaluation that leaves pictures out is falsified.
+        skip_broken: see above. For training only: an evaluation that leaves samples out is falsified.
     """
 
     def __init__(self, name: str, transforms: Callable | None, *, skip_broken: bool = False):
         self.name = name
         self.transforms = transforms
         self.skip_broken = skip_broken
-        self.unreadable: set[int] = set()
+        self.broken: set[int] = set()
 
     def load(self, index: int, rng: RandomSource) -> tuple:
         """(image, target, index) of one sample; `rng` makes every random choice about it."""
@@ -57,10 +57,10 @@ class ImageDataset(Dataset):
         for _ in range(len(self)):
             try:
                 return self.load(index, RandomSource(seed))
-            except UnreadableImageError as error:
-                self._count_unreadable(index, error)
+            except BrokenSampleError as error:
+                self._count_broken(index, error)
             index = (index + 1) % len(self)
-        raise UnreadableImageError(f"Dataset {self.name}: not one picture can be decoded")
+        raise BrokenSampleError(f"Dataset {self.name}: not one sample can be read")
 
     def apply_transforms(self, image, target, rng: RandomSource):
         """Transformed (image, target)."""
@@ -68,20 +68,20 @@ class ImageDataset(Dataset):
             return image, target
         return self.transforms(image, target, rng)
 
-    def _count_unreadable(self, index: int, error: UnreadableImageError) -> None:
+    def _count_broken(self, index: int, error: BrokenSampleError) -> None:
         if not self.skip_broken:
             raise error
-        if index in self.unreadable:
+        if index in self.broken:
             return
-        self.unreadable.add(index)
+        self.broken.add(index)
         logger.warning(
-            "Dataset %s, sample %d skipped (unreadable picture no. %d of this process): %s",
+            "Dataset %s, sample %d skipped (broken sample no. %d of this process): %s",
             self.name,
             index,
-            len(self.unreadable),
+            len(self.broken),
             error,
         )
-        if len(self.unreadable) >= MAX_UNREADABLE:
+        if len(self.broken) >= MAX_BROKEN:
             raise RuntimeError(
-                f"Dataset {self.name}: {MAX_UNREADABLE} pictures cannot be decoded; the last was: {error}"
+                f"Dataset {self.name}: {MAX_BROKEN} samples cannot be read; the last was: {error}"
             ) from error

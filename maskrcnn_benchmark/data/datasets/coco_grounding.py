@@ -7,13 +7,12 @@ from typing import Any
 import torch
 
 from maskrcnn_benchmark.data.datasets.categories import CategoryTable, read_categories
-from maskrcnn_benchmark.data.datasets.detection_captions import DetectionCaptioner
-from maskrcnn_benchmark.data.datasets.grounding_target import (
-    NOT_DETECTION,
-    GroundedBoxes,
-    GroundedText,
-    GroundingTargetBuilder,
+from maskrcnn_benchmark.data.datasets.detection_captions import (
+    DetectionCaptioner,
+    caption_boxes,
+    inside_image,
 )
+from maskrcnn_benchmark.data.datasets.grounding_target import GroundingTargetBuilder
 from maskrcnn_benchmark.data.datasets.json_dataset import JsonDataset
 from maskrcnn_benchmark.grounding import RandomSource
 from maskrcnn_benchmark.structures.bounding_box import BoxList
@@ -79,23 +78,12 @@ class CocoGrounding(JsonDataset):
     def load(self, index: int, rng: RandomSource) -> tuple:
         row = self.rows[index]
         image = self.read_image(row)
-        boxes = self._boxes(row, image.size)
-        captioned = self.captioner(boxes.get_field("labels").tolist(), rng)
-        boxes = boxes[torch.tensor(captioned.keep, dtype=torch.bool)]
-        span_of = captioned.caption.label_to_span
-        labels = boxes.get_field("labels")
-        grounded = GroundedBoxes(
-            boxes=boxes.bbox,
-            labels=labels,
-            areas=boxes.area(),
-            iscrowd=torch.zeros(len(boxes), dtype=torch.int64),
-            tokens_positive=[[span_of[label]] for label in labels.tolist()],
-            od_labels=torch.full((len(boxes),), NOT_DETECTION),
-        )
-        text = GroundedText(
-            captioned.caption.caption,
-            masking_spans=[spans[0] for spans in grounded.tokens_positive],
+        grounded, text = caption_boxes(
+            inside_image(self._boxes(row, image.size), clip=self.clip),
+            self.captioner,
+            rng,
             masking_allowed=self.masking_allowed,
+            pass_classes_on=False,
         )
         extra = {"image_id": torch.tensor([self.image_id(index)])}
         image, target = self.targets.build(image, grounded, text, self.apply_transforms, rng, extra)
@@ -111,10 +99,7 @@ class CocoGrounding(JsonDataset):
         boxes = BoxList(torch.from_numpy(annotations.boxes), image_size, mode="xywh")
         boxes = boxes.convert("xyxy")
         boxes.add_field("labels", torch.tensor(labels, dtype=torch.int64))
-        if self.clip:
-            return boxes.clip_to_image(remove_empty=True)
-        x1, y1, x2, y2 = boxes.bbox.unbind(1)
-        return boxes[(x2 > x1) & (y2 > y1)]
+        return boxes
 
     def _make_one_hot(self, target: BoxList, offset: int) -> None:
         width = self.targets.map_width

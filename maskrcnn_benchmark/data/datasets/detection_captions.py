@@ -4,6 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
+
+from maskrcnn_benchmark.data.datasets.grounding_target import (
+    NOT_DETECTION,
+    GroundedBoxes,
+    GroundedText,
+)
 from maskrcnn_benchmark.grounding import NamePrompt, RandomSource
 from maskrcnn_benchmark.grounding.od_to_grounding import (
     DetectionCaption,
@@ -15,6 +22,7 @@ from maskrcnn_benchmark.grounding.od_to_grounding import (
     restrict_to_budget,
 )
 from maskrcnn_benchmark.grounding.prompts import DETECTION_PREFIX
+from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 
 @dataclass(frozen=True)
@@ -128,3 +136,48 @@ class SampledClassesCaptioner:
             rng=rng,
         )
         return CaptionedLabels(caption, keep)
+
+
+def caption_boxes(
+    boxes: BoxList,
+    captioner: DetectionCaptioner,
+    rng: RandomSource,
+    *,
+    masking_allowed: bool,
+    pass_classes_on: bool,
+) -> tuple[GroundedBoxes, GroundedText]:
+    """Boxes with field labels as grounding data.
+
+    Args:
+        boxes: in original pixels, inside the image.
+        masking_allowed: False keeps the caption out of masked-language modelling.
+        pass_classes_on: tell the losses which class each box and each token belongs to (TSV data does).
+    """
+    captioned = captioner(boxes.get_field("labels").tolist(), rng)
+    boxes = boxes[torch.tensor(captioned.keep, dtype=torch.bool)]
+    labels = boxes.get_field("labels")
+    span_of = captioned.caption.label_to_span
+    spans = [[span_of[label]] for label in labels.tolist()]
+    grounded = GroundedBoxes(
+        boxes=boxes.bbox,
+        labels=labels,
+        areas=boxes.area(),
+        iscrowd=torch.zeros(len(boxes), dtype=torch.int64),
+        tokens_positive=spans,
+        od_labels=labels if pass_classes_on else torch.full((len(boxes),), NOT_DETECTION),
+    )
+    text = GroundedText(
+        captioned.caption.caption,
+        masking_spans=[span for (span,) in spans],
+        masking_allowed=masking_allowed,
+        label_to_span=span_of if pass_classes_on else {},
+    )
+    return grounded, text
+
+
+def inside_image(boxes: BoxList, *, clip: bool) -> BoxList:
+    """Boxes without empty ones, clipped to the image on request."""
+    if clip:
+        return boxes.clip_to_image(remove_empty=True)
+    x1, y1, x2, y2 = boxes.bbox.unbind(1)
+    return boxes[(x2 > x1) & (y2 > y1)]
