@@ -33,15 +33,17 @@ def make_data_loader(
 ) -> DataLoader | list[DataLoader]:
     """Loader of DATASETS.TRAIN, or one loader for each of DATASETS.TEST.
 
-    In training, SOLVER.MAX_ITER (where SOLVER.MAX_EPOCH is set) and SOLVER.DATASET_LENGTH are written into `cfg`, so
-    build this loader before optimiser and schedule. It yields SOLVER.ACCUMULATION_STEPS batches per iteration, each of
-    SOLVER.IMS_PER_BATCH / (processes * accumulation steps) images, and its length is that of the whole run also when
-    it starts in the middle.
+    In training, SOLVER.MAX_ITER (where SOLVER.MAX_EPOCH is set) and SOLVER.DATASET_LENGTH are
+    written into `cfg`, so build this loader before optimiser and schedule. It yields
+    SOLVER.ACCUMULATION_STEPS batches per iteration, each of SOLVER.IMS_PER_BATCH / (processes *
+    accumulation steps) images, and its length is that of the whole run also when it starts in the
+    middle.
 
     Args:
         cfg: the configuration, possibly frozen.
         is_distributed: share the data out over the processes of the current group.
-        start_iter: iteration to begin with; the batches are those of a run that was never interrupted.
+        start_iter: iteration to begin with; the batches are those of a run that was never
+            interrupted.
         tokenizer: the model's fast tokenizer; needed by every dataset with captions.
     Raises:
         ValueError: settings that contradict each other or the data.
@@ -149,7 +151,8 @@ def _groups(cfg, dataset: Dataset) -> np.ndarray | None:
 
 
 def _order_seed(cfg) -> int:
-    """Seed of the data order: SOLVER.SEED, or with DATALOADER.USE_RANDOM_SEED a new one for each run.
+    """Seed of the data order: SOLVER.SEED, or with DATALOADER.USE_RANDOM_SEED a new one for each
+    run.
 
     A run with a random seed cannot be resumed with the same order.
     """

@@ -16,8 +16,10 @@ class Batch(NamedTuple):
         images: padded batch (or, for multi-scale tests, a tuple of PIL images).
         targets: one BoxList per image (LVIS evaluation: one dict).
         ids: index of each sample in its dataset.
-        positive_map: (boxes of all images in order, 256), 0/1 float: which tokens each box is described by.
-        positive_map_eval: likewise for the phrases asked for in evaluation, rows of all images in order.
+        positive_map: (boxes of all images in order, 256), 0/1 float: which tokens each box is
+            described by.
+        positive_map_eval: likewise for the phrases asked for in evaluation, rows of all images in
+            order.
         greenlight_map: (batch, 256), see `grounding.create_greenlight_map`.
     Maps are None where no sample has them.
     """
@@ -71,7 +73,8 @@ def _fields(targets: Sequence[Any], name: str) -> list[torch.Tensor] | None:
         return None
     if not all(have):
         raise ValueError(
-            f"Only {sum(have)} of {len(have)} samples of a batch have {name!r}: datasets with and without captions "
+            f"Only {sum(have)} of {len(have)} samples of a batch have {name!r}: datasets with and "
+            "without captions "
             "cannot be mixed in one training set."
         )
     return [target.get_field(name) for target in targets]

@@ -217,7 +217,8 @@ class DatasetFactory:
     def _targets(self, source: DatasetSource) -> GroundingTargetBuilder:
         if self.tokenizer is None:
             raise ValueError(
-                f"Dataset {source.name} ({source.factory}) has captions: building its loader needs the model's tokenizer"
+                f"Dataset {source.name} ({source.factory}) has captions: building its loader needs "
+                "the model's tokenizer"
             )
         return GroundingTargetBuilder(self.tokenizer, self._max_tokens, source.name)
 
@@ -252,7 +253,8 @@ class DatasetFactory:
         datasets = self.cfg.DATASETS
         if datasets.USE_CAPTION_PROMPT and datasets.CAPTION_PROMPT is not None:
             raise ValueError(
-                f"Dataset {source.name}: DATASETS.CAPTION_PROMPT needs all classes in every caption and cannot be used "
+                f"Dataset {source.name}: DATASETS.CAPTION_PROMPT needs all classes in every "
+                "caption and cannot be used "
                 "with sampled classes"
             )
         if datasets.DISABLE_SHUFFLE:
@@ -289,6 +291,8 @@ def check_class_columns(cfg, name: str, classes: Mapping[int, str]) -> None:
         return
     label = min(label for label in classes if label > columns)
     raise ValueError(
-        f"Dataset {name} has {len(classes)} classes, but MODEL.DYHEAD.NUM_CLASSES is {columns + 1} (it counts the "
-        f"background): class {label} ({classes[label]!r}) has no column. Set it to {max(classes) + 1}."
+        f"Dataset {name} has {len(classes)} classes, but MODEL.DYHEAD.NUM_CLASSES is {columns + 1} "
+        "(it counts the "
+        f"background): class {label} ({classes[label]!r}) has no column. Set it to "
+        f"{max(classes) + 1}."
     )

@@ -1,9 +1,10 @@
 """What a sampler hands to a dataset: which sample, and the seed of everything random about it.
 
-Training samplers yield a `SampleKey` per sample. Its seed depends on the base seed, the pass over the data and the
-sample's number alone, so augmentation and caption sampling come out the same whatever the number of workers, and also
-after a resume. Wrappers (copies, concatenation) rewrite the index and keep the seed. A plain integer works too; then
-Python's global generator gives the seed.
+Training samplers yield a `SampleKey` per sample. Its seed depends on the base seed, the pass over
+the data and the sample's number alone, so augmentation and caption sampling come out the same
+whatever the number of workers, and also after a resume. Wrappers (copies, concatenation) rewrite
+the index and keep the seed. A plain integer works too; then Python's global generator gives the
+seed.
 """
 
 from typing import NamedTuple

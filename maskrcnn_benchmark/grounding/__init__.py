@@ -1,4 +1,6 @@
-"""What ties words to boxes: prompts and captions, phrase spans, token maps, chunks of classes, noun phrases."""
+"""What ties words to boxes: prompts and captions, phrase spans, token maps, chunks of classes, noun
+phrases.
+"""
 
 from maskrcnn_benchmark.grounding.caption_forms import (
     CaptionRequest,

@@ -1,4 +1,6 @@
-"""The forms in which a user may say what to find, all turned into one caption with one span per entity."""
+"""The forms in which a user may say what to find, all turned into one caption with one span per
+entity.
+"""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -41,7 +43,8 @@ def read_request(
     Args:
         caption: a sentence (its noun phrases are looked for), or a list of names.
         custom_entity: for a sentence, what to look for instead of its noun phrases: items are
-            {"char_bounds": [begin, end]} or {"span": "text that occurs in the caption"} (its first occurrence).
+            {"char_bounds": [begin, end]} or {"span": "text that occurs in the caption"} (its first
+            occurrence).
     Raises:
         ValueError: nothing is asked for, or an entity does not lie in the caption.
     """
@@ -59,7 +62,9 @@ def read_request(
 
 
 def split_names(text: str, separator: str = NAME_SEPARATOR) -> list[str]:
-    """Names of a list written as text, as in "bench. car. ": cut at the separator, empty parts dropped."""
+    """Names of a list written as text, as in "bench. car. ": cut at the separator, empty parts
+    dropped.
+    """
     stripped = text.strip().removesuffix(separator.strip())
     return [name.strip() for name in stripped.split(separator) if name.strip()]
 
@@ -73,7 +78,8 @@ def request_query(request: CaptionRequest, tokenizer, max_tokens: int = MAX_TOKE
     length = token_count(request.caption, tokenizer)
     if length > max_tokens:
         raise ValueError(
-            f"The caption has {length} tokens, more than the {max_tokens} the model reads: shorten it, or give a "
+            f"The caption has {length} tokens, more than the {max_tokens} the model reads: shorten "
+            "it, or give a "
             f"list of names, which is split as needed. It begins: {request.caption[:80]!r}"
         )
     spans = {i + 1: (entity.start, entity.end) for i, entity in enumerate(request.entities)}
@@ -93,7 +99,9 @@ def _from_names(names: list[str]) -> CaptionRequest:
 
 
 def _comma_separated(caption: str) -> list[Span]:
-    """Parts between commas and full stops, for texts such as "swimming, red" that hold no noun phrase."""
+    """Parts between commas and full stops, for texts such as "swimming, red" that hold no noun
+    phrase.
+    """
     parts = re.finditer(r"[^\s.,][^.,]*", caption)
     spans = [Span(part.start(), part.start() + len(part.group().rstrip()), "") for part in parts]
     return [

@@ -1,8 +1,9 @@
 """Noun phrases of a caption: what the model is asked to find when no names are given.
 
-The grammar is that of GLIP's demo: an optional determiner, any adjectives, one or more nouns. Word classes come from
-NLTK's tagger when it and its data are installed, otherwise from the rules and word lists of this package, which need no
-download. Every mention is one span of the original text, in order, so phrase and span numbers never drift apart.
+The grammar is that of GLIP's demo: an optional determiner, any adjectives, one or more nouns. Word
+classes come from NLTK's tagger when it and its data are installed, otherwise from the rules and
+word lists of this package, which need no download. Every mention is one span of the original text,
+in order, so phrase and span numbers never drift apart.
 """
 
 import functools
@@ -38,7 +39,8 @@ def find_noun_phrases(caption: str, tagger: Tagger | None = None) -> list[Span]:
 
     Args:
         caption: any text.
-        tagger: words (lower-cased) -> part-of-speech tags in Penn Treebank notation; default: NLTK's if usable.
+        tagger: words (lower-cased) -> part-of-speech tags in Penn Treebank notation; default:
+            NLTK's if usable.
     Returns:
         possibly empty list; a repeated phrase appears once per place.
     """
@@ -59,15 +61,19 @@ def find_noun_phrases(caption: str, tagger: Tagger | None = None) -> list[Span]:
 
 @functools.cache
 def default_tagger() -> Tagger:
-    """NLTK's perceptron tagger, or `tag_by_rules` (after one warning) where it or its data is missing."""
+    """NLTK's perceptron tagger, or `tag_by_rules` (after one warning) where it or its data is
+    missing.
+    """
     try:
         from nltk.tag import PerceptronTagger
 
         tagger = PerceptronTagger()
     except (ImportError, LookupError):
         logger.warning(
-            "NLTK's tagger is not available; noun phrases are found by built-in rules, which are less exact. "
-            "For the tagger: pip install nltk && python -m nltk.downloader averaged_perceptron_tagger_eng"
+            "NLTK's tagger is not available; noun phrases are found by built-in rules, which are "
+            "less exact. "
+            "For the tagger: pip install nltk && python -m nltk.downloader "
+            "averaged_perceptron_tagger_eng"
         )
         return tag_by_rules
     return lambda tokens: [tag for _, tag in tagger.tag(list(tokens))]
@@ -84,7 +90,9 @@ def tag_by_rules(tokens: Sequence[str]) -> list[str]:
 
 
 def _tag_word(word: str, previous: str, previous_word: str, following: str) -> str:
-    """Tag of one word; `previous` is the tag before it, `previous_word` and `following` its neighbours."""
+    """Tag of one word; `previous` is the tag before it, `previous_word` and `following` its
+    neighbours.
+    """
     if not any(character.isalnum() for character in word):
         return _PUNCTUATION
     if word == "that" and (following in words.VERB_FORMS or following in words.FUNCTION_WORDS):
@@ -138,7 +146,9 @@ def _stands_alone(previous: str, following: str) -> bool:
 
 
 def _match_phrase(tags: Sequence[str], begin: int) -> int | None:
-    """End of the phrase that starts at `begin`: one determiner at most, adjectives, at least one noun."""
+    """End of the phrase that starts at `begin`: one determiner at most, adjectives, at least one
+    noun.
+    """
     position = begin
     if tags[position].startswith(_DETERMINER):
         position += 1

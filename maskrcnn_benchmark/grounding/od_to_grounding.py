@@ -1,8 +1,9 @@
-"""Detection annotations recast as grounding: a caption of class names, each box tied to the span of its class.
+"""Detection annotations recast as grounding: a caption of class names, each box tied to the span of
+its class.
 
-Two conversions exist. The full one writes the classes present plus sampled absent ones, within a token budget
-(Objects365, LVIS, any large class list). The simple one writes all classes (COCO, ODinW). Random draws follow the
-original call by call, so that equal seeds give equal captions.
+Two conversions exist. The full one writes the classes present plus sampled absent ones, within a
+token budget (Objects365, LVIS, any large class list). The simple one writes all classes (COCO,
+ODinW). Random draws follow the original call by call, so that equal seeds give equal captions.
 """
 
 import logging
@@ -37,8 +38,8 @@ class NegativeSampling:
 
     Attributes:
         num_negatives: full number (DATASETS.RANDOM_SAMPLE_NEG); -1: none.
-        control_probabilities: chances of "one", "none" and "the full number"; otherwise a uniform number up to the
-            full one is drawn (DATASETS.CONTROL_PROB).
+        control_probabilities: chances of "one", "none" and "the full number"; otherwise a uniform
+            number up to the full one is drawn (DATASETS.CONTROL_PROB).
         max_num_labels: cap on positives and negatives together; 0 or less: no cap.
     """
 
@@ -50,7 +51,8 @@ class NegativeSampling:
 def check_control_probabilities(values: Sequence[float]) -> tuple[float, float, float]:
     """The first three entries of DATASETS.CONTROL_PROB.
 
-    The fourth was meant for dropping positives, which no code does: a non-zero one is reported and ignored, its share
+    The fourth was meant for dropping positives, which no code does: a non-zero one is reported and
+        ignored, its share
     falls to the uniform draw.
 
     Raises:
@@ -58,11 +60,13 @@ def check_control_probabilities(values: Sequence[float]) -> tuple[float, float, 
     """
     if len(values) != 4:
         raise ValueError(
-            f"DATASETS.CONTROL_PROB must hold four probabilities, for example (0.0, 0.0, 0.5, 0.0); got {tuple(values)}"
+            "DATASETS.CONTROL_PROB must hold four probabilities, for example (0.0, 0.0, 0.5, "
+            f"0.0); got {tuple(values)}"
         )
     if min(values) < 0 or sum(values[:3]) > 1 + 1e-9:
         raise ValueError(
-            f"DATASETS.CONTROL_PROB must hold probabilities that sum to at most one; got {tuple(values)}"
+            "DATASETS.CONTROL_PROB must hold probabilities that sum to at most one; got "
+            f"{tuple(values)}"
         )
     if values[3] != 0:
         logger.warning(
@@ -102,7 +106,8 @@ def restrict_to_budget(
     Args:
         labels: label of every box, in box order.
     Returns:
-        the labels kept, and the number of tokens used up, which includes the first label that did not fit.
+        the labels kept, and the number of tokens used up, which includes the first label that did
+        not fit.
     """
     # The order of a set before the shuffle is part of the random stream: do not sort.
     present = list(set(labels))
@@ -164,8 +169,8 @@ def all_classes_caption(
     """Caption of every class, in the order of the labels or shuffled.
 
     Raises:
-        ValueError: shuffling is asked for without a generator, or together with prompts, whose wording may lean on
-            the order of the classes.
+        ValueError: shuffling is asked for without a generator, or together with prompts, whose
+            wording may lean on the order of the classes.
     """
     labels = sorted(names)
     if shuffle:
@@ -194,9 +199,12 @@ def check_caption_fits(
     kept_end = encoding.encodings[0].offsets[max_tokens - 2][1]
     lost = next(label for label, (_, end) in caption.label_to_span.items() if end > kept_end)
     raise ValueError(
-        f"{source}: the caption of all {len(caption.label_to_span)} classes has {len(encoding['input_ids'])} tokens, "
-        f"more than {max_tokens}; from class {lost} ({names[lost]!r}) on they would be cut off. Set "
-        "DATASETS.SPECIAL_SAFEGUARD_FOR_COCO_GROUNDING True with DATASETS.RANDOM_SAMPLE_NEG to train on sampled classes."
+        f"{source}: the caption of all {len(caption.label_to_span)} classes has "
+        f"{len(encoding['input_ids'])} tokens, "
+        f"more than {max_tokens}; from class {lost} ({names[lost]!r}) on they would be cut off. "
+        "Set "
+        "DATASETS.SPECIAL_SAFEGUARD_FOR_COCO_GROUNDING True with DATASETS.RANDOM_SAMPLE_NEG to "
+        "train on sampled classes."
     )
 
 

@@ -57,13 +57,15 @@ def prompts_by_category(
 ) -> dict[int, NamePrompt] | None:
     """Prompts of DATASETS.CAPTION_PROMPT keyed by category id.
 
-    Prompts are written in the order of the sorted category ids. Keying them by id keeps prompt and class together
-    when the classes are split into chunks or shuffled.
+    Prompts are written in the order of the sorted category ids. Keying them by id keeps prompt and
+    class together when the classes are split into chunks or shuffled.
 
     Args:
-        caption_prompt: list of {prefix, name, suffix}, or the path of a YAML file with that list, or None.
+        caption_prompt: list of {prefix, name, suffix}, or the path of a YAML file with that list,
+            or None.
     Raises:
-        FileNotFoundError, ValueError: no such file, a malformed entry, or another number of prompts than classes.
+        FileNotFoundError, ValueError: no such file, a malformed entry, or another number of prompts
+            than classes.
     """
     if caption_prompt is None:
         return None

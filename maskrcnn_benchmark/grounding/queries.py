@@ -50,8 +50,10 @@ def build_queries(
     Args:
         categories: label -> class name. Labels are those that the detections will carry.
         separation_tokens: text between two names (DATASETS.SEPARATION_TOKENS).
-        chunk_size: at most this many classes per caption (TEST.CHUNKED_EVALUATION); 0 or less: as many as fit.
-        caption_prompt: see `prompts_by_category`; prompts belong to classes, also when those are split.
+        chunk_size: at most this many classes per caption (TEST.CHUNKED_EVALUATION); 0 or less: as
+            many as fit.
+        caption_prompt: see `prompts_by_category`; prompts belong to classes, also when those are
+            split.
         suppress: names added to every caption that carry no label (DATASETS.SUPRESS_QUERY).
         max_tokens: longest caption in tokens, special tokens included.
     Raises:
@@ -105,7 +107,8 @@ class _QueryBuilder:
                 if count == 1:
                     name = self.categories[labels[0]]
                     raise ValueError(
-                        f"Class {labels[0]} ({name!r}) alone needs more than {self.max_tokens} tokens: "
+                        f"Class {labels[0]} ({name!r}) alone needs more than {self.max_tokens} "
+                        "tokens: "
                         "shorten its name or prompt, or name fewer classes in SUPRESS_QUERY."
                     )
                 count = self._estimate(labels[:count])
@@ -142,13 +145,15 @@ class _QueryBuilder:
         encoding = _encode(self.tokenizer, wording.caption)
         overhang = len(encoding["input_ids"]) - self.max_tokens
         last_tokens = TokenAlignment.from_encoding(encoding).token_ranges(wording.spans)[:, 1]
-        # What follows the last name (suppressed names, closing special tokens) stays when names are cut away.
+        # What follows the last name (suppressed names, closing special tokens) stays when names are
+        # cut away.
         fitting = int((last_tokens <= last_tokens.max() - overhang).sum())
         return min(max(fitting, 1), len(labels) - 1)
 
 
 def _encode(tokenizer, caption: str):
-    # verbose=False: a caption longer than the model allows is expected here and handled by splitting.
+    # verbose=False: a caption longer than the model allows is expected here and handled by
+    # splitting.
     return tokenizer(caption, truncation=False, padding=False, verbose=False)
 
 

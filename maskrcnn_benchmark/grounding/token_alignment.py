@@ -1,9 +1,10 @@
 """Which token covers which character of a caption.
 
-The rule of the original for a span (begin, end), end exclusive: its first token is the one at `begin`, or else at
-`begin + 1`, or else at `begin + 2`; its last token is the one at `end - 1`, or else `end - 2`, or else `end - 3`. A span
-that lacks either, or whose first token lies behind its last, has no tokens. Here the character -> token table is
-built once per caption from the offset mapping, so that every span is an array look-up.
+The rule of the original for a span (begin, end), end exclusive: its first token is the one at
+`begin`, or else at `begin + 1`, or else at `begin + 2`; its last token is the one at `end - 1`, or
+else `end - 2`, or else `end - 3`. A span that lacks either, or whose first token lies behind its
+last, has no tokens. Here the character -> token table is built once per caption from the offset
+mapping, so that every span is an array look-up.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,8 @@ class TokenAlignment:
     """Character -> token table of one tokenised caption.
 
     Args:
-        offsets: per token its (begin, end) characters; special and padding tokens have an empty range.
+        offsets: per token its (begin, end) characters; special and padding tokens have an empty
+            range.
     """
 
     def __init__(self, offsets: Sequence[tuple[int, int]]):
@@ -25,7 +27,8 @@ class TokenAlignment:
         begins, ends = offset_array[:, 0], offset_array[:, 1]
         self.num_tokens = len(offset_array)
         table = np.full(int(ends.max(initial=0)), NO_TOKEN, dtype=np.int64)
-        # Byte-level tokenizers split one character over several tokens: the first one wins, so it is written last.
+        # Byte-level tokenizers split one character over several tokens: the first one wins, so it
+        # is written last.
         for token in range(self.num_tokens - 1, -1, -1):
             table[begins[token] : ends[token]] = token
         self._table = table
@@ -50,7 +53,9 @@ class TokenAlignment:
         return cls(encodings[index].offsets)
 
     def char_to_token(self, positions: np.ndarray) -> np.ndarray:
-        """Token index per character position, -1 for blanks and for positions outside the tokenised text."""
+        """Token index per character position, -1 for blanks and for positions outside the tokenised
+        text.
+        """
         positions = np.asarray(positions, dtype=np.int64)
         if not len(self._table):
             return np.full(positions.shape, NO_TOKEN, dtype=np.int64)

@@ -22,10 +22,12 @@ def create_positive_map(
         encoding: the tokenised caption (fast tokenizer) or its `TokenAlignment`.
         tokens_positive: per box its (begin, end) character spans, end exclusive.
     Returns:
-        float32 (num_boxes, max_tokens). A row is shared out evenly over the box's tokens and sums to (almost) one;
-        it is zero when none of its spans has a token, which happens past the truncation point.
+        float32 (num_boxes, max_tokens). A row is shared out evenly over the box's tokens and sums
+        to (almost) one; it is zero when none of its spans has a token, which happens past the
+        truncation point.
     Raises:
-        ValueError: a token lies at or behind `max_tokens` (the caption was tokenised without truncation).
+        ValueError: a token lies at or behind `max_tokens` (the caption was tokenised without
+            truncation).
     """
     alignment = TokenAlignment.from_encoding(encoding)
     positive = np.zeros((len(tokens_positive), max_tokens), dtype=np.float32)
@@ -45,8 +47,8 @@ def create_greenlight_map(
     """Which tokens masked-language modelling may hide and score.
 
     Returns:
-        float32 (max_tokens,): 1 on the tokens of `spans`, 0 elsewhere; all -1 when `masking_allowed` is False,
-        which keeps the whole caption out of masked-language modelling.
+        float32 (max_tokens,): 1 on the tokens of `spans`, 0 elsewhere; all -1 when
+        `masking_allowed` is False, which keeps the whole caption out of masked-language modelling.
     """
     if not masking_allowed:
         return torch.full((max_tokens,), -1.0)
@@ -61,7 +63,8 @@ def create_greenlight_map(
 def create_od_label_map(
     encoding, label_to_span: Mapping[int, Sequence[int]], max_tokens: int = MAX_TOKENS
 ) -> torch.Tensor:
-    """Class id per token of a detection caption: float32 (max_tokens,), -1 where no class name stands.
+    """Class id per token of a detection caption: float32 (max_tokens,), -1 where no class name
+    stands.
 
     Where names share a token the later entry of `label_to_span` wins.
     """
@@ -88,7 +91,8 @@ def label_to_tokens_from_spans(
 
 
 def label_to_tokens_from_positive_map(positive_map: torch.Tensor) -> dict[int, list[int]]:
-    """Row i of a (num_phrases, num_tokens) positive map becomes label i + 1 with its non-zero columns.
+    """Row i of a (num_phrases, num_tokens) positive map becomes label i + 1 with its non-zero
+    columns.
 
     Empty rows keep their label with an empty list, so that labels go on counting phrases.
     """
@@ -100,6 +104,7 @@ def label_to_tokens_from_positive_map(positive_map: torch.Tensor) -> dict[int, l
 def _check_width(last_token: int, max_tokens: int) -> None:
     if last_token >= max_tokens:
         raise ValueError(
-            f"Token {last_token} does not fit a map of {max_tokens} tokens: truncate the caption when it is "
+            f"Token {last_token} does not fit a map of {max_tokens} tokens: truncate the caption "
+            "when it is "
             "tokenised, or split it (grounding.build_queries does)."
         )

@@ -1,4 +1,6 @@
-"""The order of the samples, its exact resumption, and its independence of the number of processes."""
+"""The order of the samples, its exact resumption, and its independence of the number of
+processes.
+"""
 
 import logging
 

@@ -103,7 +103,9 @@ class AnnotationFile:
         return set(self._category_ids[self._begins[row] : self._begins[row + 1]].tolist())
 
     def valid_rows(self) -> np.ndarray:
-        """Images fit for training: at least one box that is wider and higher than one pixel (crowd or not)."""
+        """Images fit for training: at least one box that is wider and higher than one pixel (crowd
+        or not).
+        """
         usable = (self._boxes[:, 2] > 1) & (self._boxes[:, 3] > 1)
         before = np.concatenate([[0], np.cumsum(usable)])
         return np.flatnonzero(before[self._begins[1:]] > before[self._begins[:-1]])
@@ -114,7 +116,8 @@ class AnnotationFile:
         if len(known) < len(rows):
             lost = next(i for i in range(len(rows)) if rows[i] < 0)
             logger.warning(
-                "%s: %d of %d annotations name an image that the file lacks and are ignored (first: annotation %s)",
+                "%s: %d of %d annotations name an image that the file lacks and are ignored "
+                "(first: annotation %s)",
                 self.path,
                 len(rows) - len(known),
                 len(rows),
@@ -156,7 +159,8 @@ class AnnotationFile:
         if malformed:
             bad = next(i for i, box in enumerate(lists) if not _is_box(box))
             raise ValueError(
-                f"{self.path}: bbox of annotation {annotations[bad].get('id')} must be four finite numbers "
+                f"{self.path}: bbox of annotation {annotations[bad].get('id')} must be four finite "
+                "numbers "
                 f"[x, y, width, height], got {lists[bad]!r}"
             )
         return boxes
@@ -186,7 +190,8 @@ class AnnotationFile:
         values, counts = np.unique(ids, return_counts=True)
         if (counts > 1).any():
             raise ValueError(
-                f"{self.path}: {what} {values[counts > 1][0]} occurs {counts.max()} times; ids must be unique"
+                f"{self.path}: {what} {values[counts > 1][0]} occurs {counts.max()} times; ids "
+                "must be unique"
             )
 
 

@@ -19,14 +19,16 @@ MAX_BROKEN = 100
 class ImageDataset(Dataset):
     """`dataset[key]` -> (image, target, index), `key` an index or a `SampleKey`.
 
-    A picture that cannot be decoded, or a malformed record, is an error that names it. With `skip_broken` each is named
-    in a warning, counted, and the next sample that can be read takes its place; after `MAX_BROKEN` different ones in
-    one process the run ends. A missing file is always an error: then the folder is wrong rather than the picture.
+    A picture that cannot be decoded, or a malformed record, is an error that names it. With
+    `skip_broken` each is named in a warning, counted, and the next sample that can be read takes
+    its place; after `MAX_BROKEN` different ones in one process the run ends. A missing file is
+    always an error: then the folder is wrong rather than the picture.
 
     Args:
         name: what messages call the dataset.
         transforms: called with (image, target, rng); None returns the PIL image untouched.
-        skip_broken: see above. For training only: an evaluation that leaves samples out is falsified.
+        skip_broken: see above. For training only: an evaluation that leaves samples out is
+            falsified.
     """
 
     def __init__(self, name: str, transforms: Callable | None, *, skip_broken: bool = False):
@@ -40,7 +42,9 @@ class ImageDataset(Dataset):
         raise NotImplementedError
 
     def sizes(self) -> np.ndarray:
-        """(num_samples, 2) heights and widths of the pictures, without opening them where possible."""
+        """(num_samples, 2) heights and widths of the pictures, without opening them where
+        possible.
+        """
         raise NotImplementedError
 
     def image_id(self, index: int) -> int:

@@ -1,4 +1,6 @@
-"""Captions of other images packed around an image's own, as text that nothing in the picture matches."""
+"""Captions of other images packed around an image's own, as text that nothing in the picture
+matches.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,8 +23,8 @@ class CaptionPacking:
     Attributes:
         most: largest number (DATASETS.PACK_RANDOM_CAPTION_NUMBER).
         probability_none: chance of packing none (NO_RANDOM_PACK_PROBABILITY).
-        probability_most: otherwise, chance of packing the largest number; else the number is drawn below it
-            (RANDOM_PACK_PROB). -1: always the largest number, whatever the other chance.
+        probability_most: otherwise, chance of packing the largest number; else the number is drawn
+            below it (RANDOM_PACK_PROB). -1: always the largest number, whatever the other chance.
         max_tokens: the own caption and what is packed stay within it; None packs without looking
             (SAFEGUARD_POSITIVE_CAPTION False).
     """
@@ -68,7 +70,8 @@ class CaptionPacking:
     def _within_budget(
         self, own: str, foreign: Sequence[str], count_tokens: Callable[[str], int]
     ) -> list[str]:
-        # Every caption is counted with its special tokens, which leaves room for the full stops added.
+        # Every caption is counted with its special tokens, which leaves room for the full stops
+        # added.
         remaining = self.max_tokens - count_tokens(own)
         fitting = []
         for caption in foreign:

@@ -50,7 +50,8 @@ class BoxScreen:
 
     Attributes:
         confidence: boxes must score above (CAPTION_CONF).
-        nms_overlap: of boxes that overlap more, the best stays, whatever their phrases; 0 or less: off (CAPTION_NMS).
+        nms_overlap: of boxes that overlap more, the best stays, whatever their phrases; 0 or less:
+            off (CAPTION_NMS).
     """
 
     confidence: float
@@ -70,10 +71,12 @@ def read_record(content: Any, version: str, where: str) -> CaptionRecord:
     """Check and unfold a decoded record.
 
     Args:
-        version: "v1": one entry per box; "v2": boxes and scores grouped by entity, spans per entity.
+        version: "v1": one entry per box; "v2": boxes and scores grouped by entity, spans per
+            entity.
         where: what messages call the record.
     Raises:
-        BrokenRecordError: something is missing, lists differ in length, or a span lies outside the caption.
+        BrokenRecordError: something is missing, lists differ in length, or a span lies outside the
+            caption.
     """
     if not isinstance(content, Mapping) or not isinstance(content.get("caption"), str):
         raise BrokenRecordError(f"{where} has no caption")
@@ -84,7 +87,8 @@ def read_record(content: Any, version: str, where: str) -> CaptionRecord:
     scores = [1.0] * len(boxes) if scores is None else scores
     if not len(boxes) == len(spans) == len(scores):
         raise BrokenRecordError(
-            f"{where}: {len(boxes)} bboxes, {len(spans)} tokens_positive and {len(scores)} scores do not correspond"
+            f"{where}: {len(boxes)} bboxes, {len(spans)} tokens_positive and {len(scores)} scores "
+            "do not correspond"
         )
     if version == "v2":
         spans = [span for span, group in zip(spans, boxes) for _ in group]

@@ -93,7 +93,8 @@ class CaptionTSV(TSVDataset):
         index, record = self._usable_record(index, rng)
         row = self.source.row(index)
         image = self._picture(row, record)
-        # The record gives the size its boxes were found at, which need not be that of the stored picture.
+        # The record gives the size its boxes were found at, which need not be that of the stored
+        # picture.
         record = _fit_to(record, image.size)
         packed = self._pack(record.caption, rng)
         if rng.python.random() < self.options.probability_foreign:
@@ -132,7 +133,8 @@ class CaptionTSV(TSVDataset):
                 return index, record
             index = rng.python.randrange(len(self))
         raise ValueError(
-            f"Dataset {self.name}: {_MAX_DRAWS} samples drawn, none with {needed} usable box(es); lower "
+            f"Dataset {self.name}: {_MAX_DRAWS} samples drawn, none with {needed} usable box(es); "
+            "lower "
             "DATASETS.CAPTION_MIN_BOX or DATASETS.CAPTION_CONF"
         )
 
@@ -142,7 +144,8 @@ class CaptionTSV(TSVDataset):
             return self.read_image(row)
         if str(record.image_id) not in rows:
             raise BrokenRecordError(
-                f"{self.source.labels.path}: row {row + 1} names image {record.image_id!r}, which 'imageid2idx' lacks"
+                f"{self.source.labels.path}: row {row + 1} names image {record.image_id!r}, which "
+                "'imageid2idx' lacks"
             )
         return self.source.images.image(rows[str(record.image_id)])
 
@@ -166,7 +169,9 @@ class PseudoData(CaptionTSV):
 
 
 def _fit_to(record: CaptionRecord, image_size: tuple[int, int]) -> CaptionRecord:
-    """The record with boxes scaled to a picture of this size and clipped; empty ones go, with their spans."""
+    """The record with boxes scaled to a picture of this size and clipped; empty ones go, with their
+    spans.
+    """
     boxes = BoxList(record.boxes, record.image_size, mode="xyxy")
     boxes = boxes.resize(image_size).clip_to_image(remove_empty=False)
     x1, y1, x2, y2 = boxes.bbox.unbind(1)

@@ -14,13 +14,14 @@ logger = logging.getLogger(__name__)
 class CategoryTable:
     """Classes of a COCO-style file.
 
-    Labels are 1 + position among the classes sorted by their id, so that two files of the same classes agree whatever
-    the order in which they list them.
+    Labels are 1 + position among the classes sorted by their id, so that two files of the same
+    classes agree whatever the order in which they list them.
 
     Attributes:
         names: label -> name, background included.
         json_to_label: id in the file -> label.
-        background: labels that stand for nothing: named `__background__`, or with id 0 and used by no box.
+        background: labels that stand for nothing: named `__background__`, or with id 0 and used by
+            no box.
     """
 
     names: dict[int, str]
@@ -50,9 +51,11 @@ def read_categories(
         categories: the file's list of {id, name}.
         used_ids: ids that its annotations use.
         source: what messages call it.
-        override: DATASETS.OVERRIDE_CATEGORY: the classes to use instead; ids must be those of the file.
+        override: DATASETS.OVERRIDE_CATEGORY: the classes to use instead; ids must be those of the
+            file.
     Raises:
-        ValueError: an override with an unknown or doubled id, or annotations of a class that is not listed.
+        ValueError: an override with an unknown or doubled id, or annotations of a class that is not
+            listed.
     """
     file_ids = [category["id"] for category in categories]
     chosen = list(categories if override is None else override)
@@ -61,7 +64,8 @@ def read_categories(
         unknown = [category for category in chosen if category["id"] not in set(file_ids)]
         if unknown:
             raise ValueError(
-                f"DATASETS.OVERRIDE_CATEGORY names {unknown[0]}, but {source} has no category with that id "
+                f"DATASETS.OVERRIDE_CATEGORY names {unknown[0]}, but {source} has no category with "
+                "that id "
                 f"(it has {sorted(file_ids)})"
             )
         if len(set(ids)) < len(ids):

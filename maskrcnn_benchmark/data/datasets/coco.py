@@ -23,7 +23,8 @@ class COCODataset(JsonDataset):
         use_crowd: keep crowd regions as boxes.
         max_box: boxes per image at most; 0: no limit.
         class_agnostic: every label is 1.
-        sample_ratio: share of the boxes to keep (above 0), or number of them (below 0, negated); 0: all.
+        sample_ratio: share of the boxes to keep (above 0), or number of them (below 0, negated); 0:
+            all.
         override_category: see `read_categories`.
 
     Attributes:

@@ -1,4 +1,6 @@
-"""Detection data in COCO-style files, served as grounding data: a caption of class names per image."""
+"""Detection data in COCO-style files, served as grounding data: a caption of class names per
+image.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,9 +24,11 @@ class CocoGrounding(JsonDataset):
     """Training data made of detection annotations.
 
     Args:
-        make_captioner: from the class table (label -> name, without background) to what writes the captions.
+        make_captioner: from the class table (label -> name, without background) to what writes the
+            captions.
         targets: builds the targets.
-        clip: clip boxes to the image and drop empty ones (DATASETS.DISABLE_CLIP_TO_IMAGE turns it off).
+        clip: clip boxes to the image and drop empty ones (DATASETS.DISABLE_CLIP_TO_IMAGE turns it
+            off).
         masking_allowed: False keeps the captions out of masked-language modelling.
         one_hot_offset: if set, the token map is replaced by a class map: column label + this offset
             (DATASETS.ONE_HOT).

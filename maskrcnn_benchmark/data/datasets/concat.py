@@ -10,7 +10,9 @@ from maskrcnn_benchmark.data.sample_key import SampleKey, move_key, read_key
 
 
 class CopiedDataset(Dataset):
-    """A dataset repeated `copies` times within a pass; the index in a sample stays that of the original."""
+    """A dataset repeated `copies` times within a pass; the index in a sample stays that of the
+    original.
+    """
 
     def __init__(self, dataset: ImageDataset, copies: int):
         if copies < 1:

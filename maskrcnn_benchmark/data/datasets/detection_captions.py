@@ -52,7 +52,8 @@ class AllClassesCaptioner:
         max_tokens: longest caption with special tokens.
         source: what messages call the dataset.
     Raises:
-        ValueError: the class list does not fit (naming the first class left out), or prompts are to be shuffled.
+        ValueError: the class list does not fit (naming the first class left out), or prompts are to
+            be shuffled.
     """
 
     def __init__(
@@ -74,7 +75,8 @@ class AllClassesCaptioner:
         self.shuffle = shuffle
         if shuffle and prompts is not None:
             raise ValueError(
-                f"{source}: captions with prompts keep their order; set DATASETS.DISABLE_SHUFFLE True"
+                f"{source}: captions with prompts keep their order; set DATASETS.DISABLE_SHUFFLE "
+                "True"
             )
         self._in_order = self._write(shuffle=False)
         check_caption_fits(self._in_order, self.names, tokenizer, max_tokens, source)
@@ -151,7 +153,8 @@ def caption_boxes(
     Args:
         boxes: in original pixels, inside the image.
         masking_allowed: False keeps the caption out of masked-language modelling.
-        pass_classes_on: tell the losses which class each box and each token belongs to (TSV data does).
+        pass_classes_on: tell the losses which class each box and each token belongs to (TSV data
+            does).
     """
     captioned = captioner(boxes.get_field("labels").tolist(), rng)
     boxes = boxes[torch.tensor(captioned.keep, dtype=torch.bool)]

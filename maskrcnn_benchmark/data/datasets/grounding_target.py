@@ -52,7 +52,8 @@ class GroundedText:
         masking_spans: characters that masked-language modelling may hide and score.
         masking_allowed: False keeps the caption out of it altogether.
         label_to_span: class -> its name's characters, for detection data.
-        phrases_eval: per phrase asked for in evaluation, its spans; None: the boxes are the phrases.
+        phrases_eval: per phrase asked for in evaluation, its spans; None: the boxes are the
+            phrases.
     """
 
     caption: str
@@ -88,7 +89,9 @@ class GroundingTargetBuilder:
         rng: RandomSource,
         extra_fields: Mapping[str, Any],
     ) -> tuple[Any, BoxList]:
-        """Transformed image, and its BoxList with all fields. `extra_fields` are attached as they are."""
+        """Transformed image, and its BoxList with all fields. `extra_fields` are attached as they
+        are.
+        """
         width, height = image.size
         target = BoxList(boxes.boxes, image.size, mode="xyxy")
         target.add_field("labels", boxes.labels)
@@ -129,7 +132,9 @@ class GroundingTargetBuilder:
         return image, target
 
     def align(self, caption: str) -> TokenAlignment:
-        """Character -> token table of the caption; what lies behind `max_query_len` has no tokens."""
+        """Character -> token table of the caption; what lies behind `max_query_len` has no
+        tokens.
+        """
         if self._last is None or self._last[0] != caption:
             encoding = self.tokenizer(caption, truncation=True, max_length=self.max_query_len)
             self._note_truncation(caption, encoding)
@@ -145,7 +150,8 @@ class GroundingTargetBuilder:
         self.truncated += 1
         if self.truncated == 1:
             logger.warning(
-                "Dataset %s: a caption has more than %d tokens; phrases behind the limit cannot be learned or found. "
+                "Dataset %s: a caption has more than %d tokens; phrases behind the limit cannot be "
+                "learned or found. "
                 "This is said once. The caption: %r",
                 self.source,
                 self.max_query_len,

@@ -1,8 +1,8 @@
 """Where the rows of a TSV file begin.
 
-The index of `X.tsv` is `X.lineidx`: the byte offset of every row, one decimal number per line. Reading millions of them as
-text takes seconds and their Python objects hundreds of megabytes in every process, so a binary copy `X.lineidx.npy` is
-kept beside it and memory-mapped.
+The index of `X.tsv` is `X.lineidx`: the byte offset of every row, one decimal number per line.
+Reading millions of them as text takes seconds and their Python objects hundreds of megabytes in
+every process, so a binary copy `X.lineidx.npy` is kept beside it and memory-mapped.
 """
 
 import logging
@@ -41,14 +41,17 @@ def load_line_index(tsv: Path) -> np.ndarray:
     size = tsv.stat().st_size
     if len(offsets) and (offsets[0] != 0 or offsets[-1] >= size):
         raise ValueError(
-            f"{text} does not belong to {tsv} ({size} bytes; offsets {offsets[0]} to {offsets[-1]}): delete it and "
+            f"{text} does not belong to {tsv} ({size} bytes; offsets {offsets[0]} to "
+            f"{offsets[-1]}): delete it and "
             f"{binary.name} to rebuild them"
         )
     return offsets
 
 
 def save_array(path: Path, array: np.ndarray) -> bool:
-    """Write an array beside the data, whole or not at all; False where the folder cannot be written."""
+    """Write an array beside the data, whole or not at all; False where the folder cannot be
+    written.
+    """
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
             np.save(file, array)

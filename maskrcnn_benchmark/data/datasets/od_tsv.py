@@ -71,7 +71,8 @@ class TSVDataset(ImageDataset):
         if keys[0] != keys[1] and not self._keys_differ:
             self._keys_differ = True
             logger.warning(
-                "Dataset %s: row %d is %r among the images and %r among the labels. Rows must correspond. This is "
+                "Dataset %s: row %d is %r among the images and %r among the labels. Rows must "
+                "correspond. This is "
                 "said once.",
                 self.name,
                 row + 1,
@@ -138,7 +139,8 @@ class CocoDetectionTSV(ODTSVDataset):
     """Detection data in TSV files, served as grounding data with captions of sampled classes.
 
     Args:
-        make_captioner: from the class table (label -> name, background included) to what writes the captions.
+        make_captioner: from the class table (label -> name, background included) to what writes the
+            captions.
         targets: builds the targets.
         clip: clip boxes to the image and drop empty ones.
         masking_allowed: False keeps the captions out of masked-language modelling.

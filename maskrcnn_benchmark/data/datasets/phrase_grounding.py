@@ -1,4 +1,6 @@
-"""MDETR-style files: every image entry is one sentence about a picture, boxes name the words they belong to."""
+"""MDETR-style files: every image entry is one sentence about a picture, boxes name the words they
+belong to.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -104,7 +106,8 @@ class MixedDataset(ModulatedDataset):
     """MDETR's mixture of COCO and Visual Genome pictures (GoldG without Flickr).
 
     Args:
-        img_folder_coco, img_folder_vg: where pictures with `data_source` "coco", and all others, lie.
+        img_folder_coco, img_folder_vg: where pictures with `data_source` "coco", and all others,
+            lie.
     """
 
     def __init__(self, img_folder_coco: str | Path, img_folder_vg: str | Path, *args, **kwargs):

@@ -10,8 +10,8 @@ import numpy as np
 class SerializedList(Sequence):
     """Immutable list of JSON-able items kept as one array of bytes.
 
-    A list of Python objects is copied page by page into every worker as soon as reference counts are touched; one
-    array is not, and needs a fraction of the memory.
+    A list of Python objects is copied page by page into every worker as soon as reference counts
+    are touched; one array is not, and needs a fraction of the memory.
     """
 
     def __init__(self, items: Iterable[Any]):

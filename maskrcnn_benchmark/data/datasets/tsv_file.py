@@ -24,7 +24,8 @@ class BrokenRecordError(BrokenSampleError, ValueError):
 
 
 class TSVFile:
-    """Random access to the rows of a TSV file. Cheap to share among processes: each opens the file for itself.
+    """Random access to the rows of a TSV file. Cheap to share among processes: each opens the file
+    for itself.
 
     Args:
         path: the file; see `line_index` for its index.
@@ -43,7 +44,8 @@ class TSVFile:
         """Columns of a row, surrounding blanks stripped.
 
         Raises:
-            BrokenRecordError: the index does not point at the beginning of a row, or there are fewer than two columns.
+            BrokenRecordError: the index does not point at the beginning of a row, or there are
+                fewer than two columns.
         """
         begin = int(self.offsets[row])
         file = self._opened()
@@ -51,7 +53,8 @@ class TSVFile:
         file.seek(max(begin - 1, 0))
         if begin and file.read(1) != b"\n":
             raise BrokenRecordError(
-                f"{self.path}: line {row + 1} of its index points into the middle of a row; delete the index files "
+                f"{self.path}: line {row + 1} of its index points into the middle of a row; delete "
+                "the index files "
                 "to rebuild them"
             )
         columns = [column.strip() for column in file.readline().split(b"\t")]

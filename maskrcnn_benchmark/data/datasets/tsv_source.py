@@ -20,13 +20,15 @@ _PAIR = re.compile(rb"(\d+)[\s,]+(\d+)")
 class TSVSource:
     """Pictures, labels and sizes of a dataset in TSV files.
 
-    Keys of the YAML file: `img` (needed), `label`, `hw`, `linelist` (which rows to use, possibly repeated), `labelmap` or
-    `jsondict`, `imageid2idx` (then labels name their picture, instead of standing in the same row). A value is a path
-    as it stands, or relative to the YAML file.
+    Keys of the YAML file: `img` (needed), `label`, `hw`, `linelist` (which rows to use, possibly
+        repeated), `labelmap` or
+    `jsondict`, `imageid2idx` (then labels name their picture, instead of standing in the same row).
+    A value is a path as it stands, or relative to the YAML file.
 
     Args:
         yaml_file: that file.
-        clean_labels: read "clean_label" where the label path says "raw_label" (DATASETS.REPLACE_CLEAN_LABEL).
+        clean_labels: read "clean_label" where the label path says "raw_label"
+            (DATASETS.REPLACE_CLEAN_LABEL).
     Raises:
         FileNotFoundError, ValueError: a file is missing or does not fit.
     """

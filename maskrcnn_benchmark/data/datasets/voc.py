@@ -14,7 +14,8 @@ from maskrcnn_benchmark.grounding import RandomSource
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "
+    ""diningtable", "dog",
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 
@@ -25,7 +26,8 @@ class PascalVOCDataset(ImageDataset):
     Args:
         data_dir: that folder.
         split: which list of ids.
-        use_difficult: keep objects marked difficult (evaluation needs to know them, training leaves them out).
+        use_difficult: keep objects marked difficult (evaluation needs to know them, training leaves
+            them out).
     """
 
     def __init__(

@@ -19,7 +19,8 @@ def group_batches(
 ) -> list[np.ndarray]:
     """Cut an order of samples into batches of one group each.
 
-    Samples keep their order within a group; batches are ordered by where their first sample stands in `order`.
+    Samples keep their order within a group; batches are ordered by where their first sample stands
+    in `order`.
 
     Args:
         order: sample numbers.

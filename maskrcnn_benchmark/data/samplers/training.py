@@ -16,13 +16,15 @@ logger = logging.getLogger(__name__)
 class TrainingBatchSampler(Sampler[list[SampleKey]]):
     """Batches number `start` .. `num_batches` - 1 of one process.
 
-    Pass number p over the data is a permutation drawn from (seed, p). It is cut into batches (of one aspect group each,
-    where groups are given) that the processes take in turns. Without groups, therefore, the samples of an optimiser
-    step depend on the total batch size only, not on how it is shared out over processes and accumulated batches. What
-    does not fill a step is left out of that pass.
+    Pass number p over the data is a permutation drawn from (seed, p). It is cut into batches (of
+    one aspect group each, where groups are given) that the processes take in turns. Without groups,
+    therefore, the samples of an optimiser step depend on the total batch size only, not on how it
+    is shared out over processes and accumulated batches. What does not fill a step is left out of
+    that pass.
 
-    Everything is a function of (seed, number of the batch): a run that starts at batch k gets the batches that an
-    undisturbed run gets from k on, with the same seed for every sample, whatever the number of loader workers.
+    Everything is a function of (seed, number of the batch): a run that starts at batch k gets the
+    batches that an undisturbed run gets from k on, with the same seed for every sample, whatever
+    the number of loader workers.
 
     Args:
         num_samples: size of the dataset.
@@ -93,13 +95,17 @@ class TrainingBatchSampler(Sampler[list[SampleKey]]):
         )
         if steps == 0:
             raise ValueError(
-                f"{self.num_samples} training samples cannot fill {self.accumulation_steps} batch(es) of "
-                f"{self.images_per_batch} on each of {self.world_size} process(es) (aspect groups: {sizes}). Lower "
-                "SOLVER.IMS_PER_BATCH, raise DATASETS.GENERAL_COPY, or set DATALOADER.ASPECT_RATIO_GROUPING False."
+                f"{self.num_samples} training samples cannot fill {self.accumulation_steps} "
+                "batch(es) of "
+                f"{self.images_per_batch} on each of {self.world_size} process(es) (aspect groups: "
+                f"{sizes}). Lower "
+                "SOLVER.IMS_PER_BATCH, raise DATASETS.GENERAL_COPY, or set "
+                "DATALOADER.ASPECT_RATIO_GROUPING False."
             )
         if starved:
             logger.warning(
-                "%d sample(s) of one aspect ratio never fill a batch of %d and will not be trained on: raise "
+                "%d sample(s) of one aspect ratio never fill a batch of %d and will not be trained "
+                "on: raise "
                 "DATASETS.GENERAL_COPY or set DATALOADER.ASPECT_RATIO_GROUPING False",
                 starved,
                 self.images_per_batch,

@@ -47,6 +47,7 @@ def build_normalize(cfg) -> Normalize:
     pixel_format = cfg.INPUT.FORMAT or ("bgr255" if cfg.INPUT.TO_BGR255 else "")
     if not pixel_format:
         raise ValueError(
-            "INPUT.TO_BGR255 is False and INPUT.FORMAT empty: set INPUT.FORMAT, for example to 'rgb' or 'bgr255'"
+            "INPUT.TO_BGR255 is False and INPUT.FORMAT empty: set INPUT.FORMAT, for example to "
+            "'rgb' or 'bgr255'"
         )
     return Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD, pixel_format)

@@ -2,11 +2,12 @@
 
 
 def resized_size(width: int, height: int, min_size: int, max_size: int) -> tuple[int, int]:
-    """(height, width) after scaling the shorter side to `min_size`, the longer one to at most about `max_size`.
+    """(height, width) after scaling the shorter side to `min_size`, the longer one to at most about
+    `max_size`.
 
-    The cap lowers the target of the shorter side, rounded to the nearest integer (half to even); the longer side is
-    then truncated, so it may end up a few pixels away from the cap. An image whose shorter side already has the
-    target stays as it is.
+    The cap lowers the target of the shorter side, rounded to the nearest integer (half to even);
+    the longer side is then truncated, so it may end up a few pixels away from the cap. An image
+    whose shorter side already has the target stays as it is.
     """
     shorter, longer = min(width, height), max(width, height)
     if longer / shorter * min_size > max_size:

@@ -1,8 +1,8 @@
 """Steps from a PIL image to a normalised tensor; boxes follow.
 
-Every step is called with (image, target, rng) and returns (image, target). `target` is a `BoxList` or None; fields that
-are no tensors must be attached after the transforms, because only tensors pass through them. `rng` is the sample's
-`RandomSource`.
+Every step is called with (image, target, rng) and returns (image, target). `target` is a `BoxList`
+or None; fields that are no tensors must be attached after the transforms, because only tensors pass
+through them. `rng` is the sample's `RandomSource`.
 """
 
 from collections.abc import Sequence
@@ -67,7 +67,9 @@ class Resize:
 
 
 class RandomHorizontalFlip:
-    """Mirror image and boxes with probability `probability`. Captions stay, so "left" and "right" become wrong."""
+    """Mirror image and boxes with probability `probability`. Captions stay, so "left" and "right"
+    become wrong.
+    """
 
     def __init__(self, probability: float):
         self.probability = probability
@@ -95,11 +97,13 @@ class ToTensor:
 
 
 class Normalize:
-    """Bring RGB values in [0, 1] into the channel order and range of `pixel_format`, then subtract and divide.
+    """Bring RGB values in [0, 1] into the channel order and range of `pixel_format`, then subtract
+    and divide.
 
     Args:
         mean, std: per channel, in the order and range that `pixel_format` names.
-        pixel_format: "bgr" in it reverses the channels, "255" multiplies by 255; case does not matter.
+        pixel_format: "bgr" in it reverses the channels, "255" multiplies by 255; case does not
+            matter.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], pixel_format: str = "bgr255"):
