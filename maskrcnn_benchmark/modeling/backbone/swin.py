@@ -6,7 +6,7 @@ channels-last, ``(batch, height, width, channels)``, until they leave the backbo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 import torch
@@ -14,6 +14,9 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+# Makes a block from the arguments of ``SwinBlock``.
+BlockType = Callable[..., nn.Module]
 
 MASKED = -100.0  # added to the score of two tokens that the cyclic shift brought together
 
@@ -205,6 +208,7 @@ class SwinStage(nn.Module):
         mlp_ratio: width of the MLP relative to ``dim``.
         merge: whether to end with patch merging.
         use_checkpoint: recompute each block in the backward pass instead of keeping activations.
+        block_types: what makes each block; None: all are ``SwinBlock``.
     """
 
     def __init__(
@@ -216,23 +220,28 @@ class SwinStage(nn.Module):
         mlp_ratio: float = 4.0,
         merge: bool = True,
         use_checkpoint: bool = False,
+        block_types: Sequence[BlockType] | None = None,
     ) -> None:
         super().__init__()
         self.use_checkpoint = use_checkpoint
+        types = block_types or [SwinBlock] * len(drop_path)
         self.blocks = nn.ModuleList(
-            SwinBlock(dim, num_heads, window_size, index % 2 == 1, mlp_ratio, probability)
-            for index, probability in enumerate(drop_path)
+            make(dim, num_heads, window_size, index % 2 == 1, mlp_ratio, probability)
+            for index, (make, probability) in enumerate(zip(types, drop_path, strict=True))
         )
         self.downsample = PatchMerging(dim) if merge else None
 
     def forward(self, x: Tensor) -> Tensor:
         """The stage's output, before merging: ``(batch, height, width, dim)`` in and out."""
         for block in self.blocks:
-            if self.use_checkpoint and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
+            x = self.run_block(block, x)
         return x
+
+    def run_block(self, block: nn.Module, x: Tensor, *context: Tensor) -> Tensor:
+        """One block of the stage, recomputed in the backward pass if the stage is set to."""
+        if self.use_checkpoint and torch.is_grad_enabled():
+            return checkpoint(block, x, *context, use_reentrant=False)
+        return block(x, *context)
 
 
 class SwinTransformer(nn.Module):
@@ -253,6 +262,7 @@ class SwinTransformer(nn.Module):
             n >= 2: stages 0 to n - 2, patch merging included.  Frozen parts neither train nor
             drop paths.
         use_checkpoint: recompute blocks of stages that train in the backward pass.
+        block_types: per stage what makes each of its blocks; None: all are ``SwinBlock``.
 
     Raises:
         ValueError: if ``depths`` and ``num_heads`` differ in length, or a stage does not exist.
@@ -271,6 +281,7 @@ class SwinTransformer(nn.Module):
         norm_first_stage: bool = False,
         frozen_stages: int = -1,
         use_checkpoint: bool = False,
+        block_types: Sequence[Sequence[BlockType] | None] | None = None,
     ) -> None:
         super().__init__()
         num_stages = len(depths)
@@ -300,6 +311,7 @@ class SwinTransformer(nn.Module):
                 mlp_ratio=mlp_ratio,
                 merge=index < num_stages - 1,
                 use_checkpoint=use_checkpoint and index > frozen_stages - 1,
+                block_types=block_types[index] if block_types else None,
             )
             for index in range(num_stages)
         )
@@ -319,18 +331,35 @@ class SwinTransformer(nn.Module):
             per stage ``(batch, C_i, ceil(H / s_i), ceil(W / s_i))`` with strides 4, 8, 16, 32,
             in channels-last memory order.
         """
-        x = self.patch_embed(images)
-        if self.absolute_pos_embed is not None:
-            position = F.interpolate(self.absolute_pos_embed, x.shape[1:3], mode="bicubic")
-            x = x + position.permute(0, 2, 3, 1)
+        x = self.embed(images)
         features = []
         for index, stage in enumerate(self.layers):
-            x = stage(x)
-            if index in self.out_stages:
-                features.append(getattr(self, f"norm{index}")(x).permute(0, 3, 1, 2))
-            if stage.downsample is not None:
-                x = stage.downsample(x)
+            x = self.leave_stage(index, stage(x), features)
         return features
+
+    def embed(self, images: Tensor) -> Tensor:
+        """``(batch, 3, H, W)`` to patches ``(batch, ceil(H / 4), ceil(W / 4), embed_dim)``."""
+        x = self.patch_embed(images)
+        if self.absolute_pos_embed is None:
+            return x
+        position = F.interpolate(self.absolute_pos_embed, x.shape[1:3], mode="bicubic")
+        return x + position.permute(0, 2, 3, 1)
+
+    def leave_stage(self, index: int, x: Tensor, features: list[Tensor]) -> Tensor:
+        """Hand out the map of a stage, if it is asked for, and prepare the next stage's input.
+
+        Args:
+            index: of the stage.
+            x: ``(batch, height, width, channels)``, what its last block gave.
+            features: where the normalised map ``(batch, channels, height, width)`` is appended.
+
+        Returns:
+            ``x`` at half the resolution; after the last stage ``x``.
+        """
+        if index in self.out_stages:
+            features.append(getattr(self, f"norm{index}")(x).permute(0, 3, 1, 2))
+        downsample = self.layers[index].downsample
+        return x if downsample is None else downsample(x)
 
     def train(self, mode: bool = True) -> SwinTransformer:
         """Set the mode; frozen parts stay in evaluation mode."""
