@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from maskrcnn_benchmark.layers import token_sigmoid_focal_loss
 from maskrcnn_benchmark.layers.iou_loss import giou_loss
@@ -446,6 +447,24 @@ def test_a_token_map_of_another_batch_is_refused():
 def test_a_missing_target_is_refused():
     with pytest.raises(ValueError, match="1 targets for a batch of 2 images"):
         ATSSLoss()(head_outputs(), two_levels(), targets_with(BOXES[:1]), token_map(2), all_real())
+
+
+def test_nothing_waits_for_the_device():
+    # Fake tensors have shapes but no values: whatever asks for a value raises.
+    outputs, targets = head_outputs(), targets_with(BOXES)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        for name in ("box_regression", "centerness", "token_logits"):
+            fakes = [mode.from_tensor(level.detach()) for level in getattr(outputs, name)]
+            setattr(outputs, name, [fake.requires_grad_() for fake in fakes])
+        anchors = [mode.from_tensor(level) for level in two_levels()]
+        for target in targets:
+            target.bbox = mode.from_tensor(target.bbox)
+        rows, text = mode.from_tensor(token_map()), all_real()
+
+        losses = ATSSLoss()(outputs, anchors, targets, rows, text)
+        sum(losses.values()).backward()
+
+    assert outputs.token_logits[0].grad.shape == outputs.token_logits[0].shape
 
 
 def test_without_shallow_contrast_there_are_no_parameters():
