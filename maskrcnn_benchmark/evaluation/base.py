@@ -96,7 +96,7 @@ class DatasetEvaluator(ABC):
         own = self._trim(join(self._parts))
         self._parts = []
         gathered = gather_detections(own)
-        self._gathered = None if gathered is None else gathered.by_image_id()
+        self._gathered = None if gathered is None else self._trim(gathered).by_image_id()
         self._synchronized = True
 
     def summarize(self) -> dict[str, Any]:
@@ -149,7 +149,7 @@ class DatasetEvaluator(ABC):
         self._waiting = []
 
     def _trim(self, detections: Detections) -> Detections:
-        """Drop what cannot change the numbers before it travels."""
+        """Drop what cannot change the numbers, before it travels and again of the whole."""
         return detections
 
     @abstractmethod

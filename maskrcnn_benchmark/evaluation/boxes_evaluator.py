@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +26,15 @@ logger = logging.getLogger(__name__)
 BOX_FORM = "x, y, width, height in pixels of the original image; labels are category ids"
 SHOWN = 5
 
+GroundTruthSource = GroundTruth | str | Path | Callable[[], GroundTruth]
+
 
 class BoxesEvaluator(DatasetEvaluator):
     """Boxes with category ids against an annotation file.
 
     Args:
-        ground_truth: annotations, or the path of their file, which is then read when needed:
-            on rank 0 alone if ``image_sizes`` is given.
+        ground_truth: annotations, the path of their file, or a function that makes them. The last
+            two are used when needed: on rank 0 alone if ``image_sizes`` is given.
         image_sizes: image id to (width, height); None takes them from the annotations.
         label_to_category: label of a prediction to category id; labels that it lacks are dropped.
             None: labels are category ids.
@@ -41,7 +43,7 @@ class BoxesEvaluator(DatasetEvaluator):
 
     def __init__(
         self,
-        ground_truth: GroundTruth | str | Path,
+        ground_truth: GroundTruthSource,
         *,
         image_sizes: Mapping[int, tuple[int, int]] | None = None,
         label_to_category: Mapping[int, int] | None = None,
@@ -58,7 +60,8 @@ class BoxesEvaluator(DatasetEvaluator):
     def ground_truth(self) -> GroundTruth:
         """The annotations."""
         if self._loaded is None:
-            self._loaded = load_ground_truth(self._source)
+            source = self._source
+            self._loaded = source() if callable(source) else load_ground_truth(source)
         return self._loaded
 
     def _convert(self, image_id: int, boxes: BoxList) -> ImageDetections:

@@ -90,7 +90,21 @@ def _lvis(cfg: Any, dataset: Any, shared: dict[str, Any]) -> LvisEvaluator:
 
 
 def _voc(cfg: Any, dataset: Any, shared: dict[str, Any]) -> VocEvaluator:
-    return VocEvaluator(voc_ground_truth(dataset), **shared)
+    return VocEvaluator(
+        lambda: ground_truth_from_boxes(dataset, lambda index, _: dataset.get_groundtruth(index)),
+        image_sizes=_image_sizes(dataset),
+        **shared,
+    )
+
+
+def _tsv(cfg: Any, dataset: Any, shared: dict[str, Any]) -> CocoEvaluator:
+    return CocoEvaluator(
+        lambda: ground_truth_from_boxes(
+            dataset, lambda index, size: dataset.read_boxes(dataset.source.row(index), size)
+        ),
+        image_sizes=_image_sizes(dataset),
+        **shared,
+    )
 
 
 def _flickr(cfg: Any, dataset: Any, shared: dict[str, Any]) -> FlickrEvaluator:
@@ -117,6 +131,7 @@ _MAKERS: dict[str, Callable[[Any, Any, dict[str, Any]], DatasetEvaluator]] = {
     "CocoGrounding": _coco,
     "LvisDetection": _lvis,
     "PascalVOCDataset": _voc,
+    "ODTSVDataset": _tsv,
     "FlickrDataset": _flickr,
     "RefExpDataset": _refexp,
 }
@@ -129,8 +144,8 @@ _PROPOSALS: dict[str, Callable[[Any, Any, dict[str, Any]], DatasetEvaluator]] = 
 
 def _image_sizes(dataset: Any) -> dict[int, tuple[int, int]]:
     return {
-        image_id: (width, height)
-        for image_id, (height, width) in zip(dataset.ids, np.asarray(dataset.sizes()).tolist())
+        dataset.image_id(index): (width, height)
+        for index, (height, width) in enumerate(np.asarray(dataset.sizes()).tolist())
     }
 
 
@@ -149,29 +164,37 @@ def _caption_items(dataset: Any) -> dict[int, CaptionItem]:
     return items
 
 
-def voc_ground_truth(dataset: Any) -> GroundTruth:
-    """Objects of a VOC dataset as annotations; the index stands for VOC's textual image ids."""
-    annotations = []
-    for index in range(len(dataset)):
-        objects = dataset.get_groundtruth(index)
-        rows = zip(
-            objects.convert("xywh").bbox.tolist(),
-            objects.get_field("labels").tolist(),
-            objects.get_field("difficult").tolist(),
+def ground_truth_from_boxes(
+    dataset: Any, boxes_of: Callable[[int, tuple[int, int]], BoxList]
+) -> GroundTruth:
+    """Annotations of a dataset that has no file in COCO form.
+
+    Args:
+        boxes_of: sample number and (width, height) to its boxes with field ``labels`` and, for
+            VOC, ``difficult``.
+    """
+    sizes = [(width, height) for height, width in np.asarray(dataset.sizes()).tolist()]
+    annotations: list[dict[str, Any]] = []
+    for index, size in enumerate(sizes):
+        objects = boxes_of(index, size)
+        difficult = (
+            objects.get_field("difficult").tolist() if objects.has_field("difficult") else ()
         )
-        annotations += [
-            {
-                "id": len(annotations) + number,
-                "image_id": index,
-                "category_id": label,
-                "bbox": box,
-                "difficult": int(is_difficult),
-            }
-            for number, (box, label, is_difficult) in enumerate(rows, start=1)
-        ]
+        for number, (box, label) in enumerate(
+            zip(objects.convert("xywh").bbox.tolist(), objects.get_field("labels").tolist())
+        ):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": dataset.image_id(index),
+                    "category_id": label,
+                    "bbox": box,
+                    "difficult": int(bool(difficult and difficult[number])),
+                }
+            )
     images = [
-        {"id": index, "width": width, "height": height}
-        for index, (height, width) in enumerate(np.asarray(dataset.sizes()).tolist())
+        {"id": dataset.image_id(index), "width": width, "height": height}
+        for index, (width, height) in enumerate(sizes)
     ]
     categories = [{"id": label, "name": name} for label, name in dataset.categories().items()]
     return read_ground_truth(

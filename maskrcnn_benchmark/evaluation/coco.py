@@ -17,7 +17,11 @@ from maskrcnn_benchmark.evaluation.average_precision import (
     with_renumbered_ids,
 )
 from maskrcnn_benchmark.evaluation.base import Scores
-from maskrcnn_benchmark.evaluation.boxes_evaluator import BoxesEvaluator, inclusive_box_form
+from maskrcnn_benchmark.evaluation.boxes_evaluator import (
+    BoxesEvaluator,
+    GroundTruthSource,
+    inclusive_box_form,
+)
 from maskrcnn_benchmark.evaluation.detections import Detections
 from maskrcnn_benchmark.evaluation.files import write_tensors, write_text
 from maskrcnn_benchmark.evaluation.ground_truth import GroundTruth
@@ -64,7 +68,7 @@ class CocoEvaluator(BoxesEvaluator):
 
     def __init__(
         self,
-        ground_truth: GroundTruth | str | Path,
+        ground_truth: GroundTruthSource,
         *,
         image_sizes: Mapping[int, tuple[int, int]] | None = None,
         label_to_category: Mapping[int, int] | None = None,

@@ -15,7 +15,11 @@ import numpy as np
 
 from maskrcnn_benchmark.evaluation.average_precision import precision_recall
 from maskrcnn_benchmark.evaluation.base import EvaluationError, Scores
-from maskrcnn_benchmark.evaluation.boxes_evaluator import BoxesEvaluator, plain_box_form
+from maskrcnn_benchmark.evaluation.boxes_evaluator import (
+    BoxesEvaluator,
+    GroundTruthSource,
+    plain_box_form,
+)
 from maskrcnn_benchmark.evaluation.coco import per_category_precision
 from maskrcnn_benchmark.evaluation.detections import Detections, join
 from maskrcnn_benchmark.evaluation.files import write_metric_lines
@@ -48,7 +52,7 @@ class LvisEvaluator(BoxesEvaluator):
 
     def __init__(
         self,
-        ground_truth: GroundTruth | str | Path,
+        ground_truth: GroundTruthSource,
         *,
         fixed: bool = True,
         per_category: int = PER_CATEGORY,
@@ -86,7 +90,6 @@ class LvisEvaluator(BoxesEvaluator):
 
     def _score_boxes(self, ground_truth: GroundTruth, detections: Detections) -> Scores:
         groups = _frequency_groups(ground_truth)
-        detections = self._trim(detections)
         if self.fixed:
             _report_short_categories(ground_truth, detections, self.per_category)
             limit, limit_name = max(1, int(detections.counts.max(initial=1))), -1

@@ -257,6 +257,8 @@ def _check(line: bytes) -> dict[str, Any] | None:
 
 
 def _read_header(line: bytes) -> Any:
+    if not line.endswith(b"\n"):
+        return None
     try:
         return json.loads(line)
     except ValueError:
