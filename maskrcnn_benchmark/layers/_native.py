@@ -11,6 +11,7 @@ Set the environment variable ``MASKRCNN_NATIVE_OPS=0`` to leave the libraries al
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import re
@@ -82,6 +83,7 @@ def load() -> None:
     if (problem := _load("_ops_cpu")) is not None:
         _state.reasons = dict.fromkeys(("cpu", "cuda"), problem)
         return
+    importlib.import_module("maskrcnn_benchmark.layers._registrations")
     devices = ["cpu", "meta"]
     if torch.version.cuda is None:
         _state.reasons["cuda"] = "this PyTorch is built without CUDA"

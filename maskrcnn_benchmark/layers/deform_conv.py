@@ -13,7 +13,13 @@ import torchvision
 from torch import Tensor, nn
 
 from maskrcnn_benchmark.layers import _native
-from maskrcnn_benchmark.layers._checks import check_floating, check_rank, check_same, check_shape
+from maskrcnn_benchmark.layers._checks import (
+    at_least_single,
+    check_floating,
+    check_rank,
+    check_same,
+    check_shape,
+)
 
 Size = int | tuple[int, int]
 
@@ -137,10 +143,19 @@ def _deform_conv(
             )
     stride, padding, dilation = _pair(stride), _pair(padding), _pair(dilation)
     _check(input, offset, mask, weight, bias, stride, padding, dilation, groups, deformable_groups)
-    run = torch.ops.glip.deform_conv if _native.usable(input) else deform_conv_reference
-    return run(
-        input, offset, mask, weight, bias, stride, padding, dilation, groups, deformable_groups
-    )
+    if not _native.usable(input):
+        return deform_conv_reference(
+            input, offset, mask, weight, bias, stride, padding, dilation, groups, deformable_groups
+        )
+    dtype = input.dtype
+    if dtype == torch.float16 or (dtype == torch.bfloat16 and device != "cpu"):
+        input, weight = input.float(), weight.float()
+        bias = None if bias is None else bias.float()
+    # Positions need more precision than half has.
+    maps = (at_least_single(offset), None if mask is None else at_least_single(mask))
+    return torch.ops.glip.deform_conv(
+        input, *maps, weight, bias, *stride, *padding, *dilation, groups, deformable_groups
+    ).to(dtype)
 
 
 def _check(

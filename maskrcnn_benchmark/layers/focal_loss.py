@@ -100,11 +100,12 @@ def sigmoid_focal_loss_reference(
     columns = torch.arange(1, logits.shape[1] + 1, device=logits.device)
     labels = targets.unsqueeze(1).long()
     positive = labels == columns
-    probability = logits.sigmoid()
+    minus_log_p, minus_log_rest = F.softplus(-logits), F.softplus(logits)
+    # Powers of probabilities as exponentials: their slope stays finite where they round to zero.
     loss = torch.where(
         positive,
-        alpha * (1 - probability) ** gamma * F.softplus(-logits),
-        (1 - alpha) * probability**gamma * F.softplus(logits),
+        alpha * torch.exp(-gamma * minus_log_rest) * minus_log_p,
+        (1 - alpha) * torch.exp(-gamma * minus_log_p) * minus_log_rest,
     )
     return torch.where(labels >= 0, loss, torch.zeros_like(loss))
 

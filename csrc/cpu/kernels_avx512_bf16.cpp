@@ -1,0 +1,22 @@
+// Kernels for x86-64 processors with avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16.
+#include "kernel_headers.h"
+
+#if defined(GLIP_COMPILE_AVX512_BF16)
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
+#endif
+
+#define GLIP_SIMD_NAMESPACE simd_avx512_bf16
+#define GLIP_SIMD_BYTES 64
+#define GLIP_SIMD_LEVEL 4
+#include "simd_kernels.h"
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
