@@ -1,0 +1,47 @@
+"""SIGTERM and SIGINT as a request to stop at the next good moment."""
+
+import logging
+import signal
+from collections.abc import Callable
+from types import FrameType
+
+logger = logging.getLogger(__name__)
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopRequest:
+    """Inside the ``with`` block the first signal only sets a flag; a second SIGINT interrupts.
+
+    Attributes:
+        received: name of the signal, None before it came.
+    """
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self._previous: dict[int, Callable | int | None] = {}
+
+    def __enter__(self) -> "StopRequest":
+        for number in _SIGNALS:
+            self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def __bool__(self) -> bool:
+        return self.received is not None
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number).name
+
+
+def ignore_stop_signals(worker_id: int) -> None:
+    """For loader workers: a signal to the whole process group must not take them from under the
+    main process, which needs a moment to finish its iteration and ends them itself.
+    """
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,212 @@
+"""A run that is killed and started again ends with the bits of an undisturbed one."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+from maskrcnn_benchmark.engine.hooks import Hook
+from maskrcnn_benchmark.engine.training_loop import EvaluationInterrupted
+from maskrcnn_benchmark.utils import checkpoint_files, comm
+from maskrcnn_benchmark.utils.checkpoint_files import read_checkpoint
+from tests.engine.tiny_run import KillAt, TinyOptions, run
+from tests.process_tools import process_context, run_world
+
+
+def in_process(function, *args) -> int:
+    """Run a module-level function in a process of its own; its exit status."""
+    process = process_context().Process(target=function, args=args)
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def assert_same_bits(first, second, place="checkpoint"):
+    """Everything in two nested structures is equal, to the last bit of every tensor."""
+    assert type(first) is type(second), place
+    if isinstance(first, dict):
+        assert first.keys() == second.keys(), place
+        for key in first:
+            assert_same_bits(first[key], second[key], f"{place}.{key}")
+    elif isinstance(first, (list, tuple)):
+        assert len(first) == len(second), place
+        for number, pair in enumerate(zip(first, second)):
+            assert_same_bits(*pair, f"{place}.{number}")
+    elif torch.is_tensor(first):
+        assert torch.equal(first, second), place
+    else:
+        assert first == second, place
+
+
+def final_state(folder):
+    return read_checkpoint(folder / "model_final.pth")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Final checkpoint of the run that nobody kills."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert in_process(run, folder, TinyOptions()) == 0
+    return final_state(folder)
+
+
+# Before the first checkpoint, on one, between two, at a validation, at both, at the very end.
+@pytest.mark.parametrize("iterations", [(1,), (4,), (7,), (10,), (20,), (3, 9, 18)])
+def test_killed_and_continued_equals_undisturbed(tmp_path, undisturbed, iterations):
+    for iteration in iterations:
+        status = in_process(run, tmp_path, TinyOptions(), (KillAt(iteration),))
+        assert status == -signal.SIGKILL
+    assert in_process(run, tmp_path, TinyOptions()) == 0
+    assert_same_bits(final_state(tmp_path), undisturbed)
+
+
+def die_while_writing(folder, options, number_of_write):
+    """A run that is killed when half of its n-th checkpoint has reached the disk."""
+    writes = []
+    save = torch.save
+
+    def save_half(contents, file):
+        writes.append(file)
+        if len(writes) == number_of_write:
+            file.write(b"PK\x03\x04 half a checkpoint")
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(contents, file)
+
+    checkpoint_files.torch.save = save_half
+    run(folder, options)
+
+
+@pytest.mark.parametrize("number_of_write", [1, 2, 4])
+def test_a_kill_in_the_middle_of_writing_costs_nothing_but_time(
+    tmp_path, undisturbed, number_of_write
+):
+    assert in_process(die_while_writing, tmp_path, TinyOptions(), number_of_write) == -9
+    assert list(tmp_path.glob("*.tmp")) or list(tmp_path.glob(".*.tmp"))
+    assert in_process(run, tmp_path, TinyOptions()) == 0
+    assert_same_bits(final_state(tmp_path), undisturbed)
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("iteration", [2, 10])
+def test_a_polite_signal_saves_and_exits_with_status_0(tmp_path, undisturbed, number, iteration):
+    assert in_process(run, tmp_path, TinyOptions(), (KillAt(iteration, number),)) == 0
+    assert read_checkpoint(tmp_path / f"model_{iteration:07d}.pth")["iteration"] == iteration
+    assert not (tmp_path / "model_final.pth").exists()
+    assert in_process(run, tmp_path, TinyOptions()) == 0
+    assert_same_bits(final_state(tmp_path), undisturbed)
+
+
+class SignalDuringValidation(Hook):
+    """Makes the validation at an iteration stop half way, as a signal does."""
+
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def before_train(self, trainer):
+        validation = trainer.hooks[1]
+        evaluate = validation.evaluate
+
+        def interrupted():
+            if trainer.iteration == self.iteration:
+                os.kill(os.getpid(), signal.SIGTERM)
+                raise EvaluationInterrupted
+            return evaluate()
+
+        validation.evaluate = interrupted
+
+
+def test_a_signal_during_validation_keeps_the_iteration_and_validates_again(tmp_path, undisturbed):
+    assert in_process(run, tmp_path, TinyOptions(), (SignalDuringValidation(10),)) == 0
+    assert read_checkpoint(tmp_path / "model_0000010.pth")["trainer"]["hooks_pending"]
+    assert in_process(run, tmp_path, TinyOptions()) == 0
+    assert_same_bits(final_state(tmp_path), undisturbed)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        TinyOptions(num_workers=2),
+        TinyOptions(amp_dtype=torch.bfloat16),
+        TinyOptions(amp_dtype=torch.float16),
+        TinyOptions(accumulation=2, optimizer="SGD", use_ema=False, base_lr=0.001),
+    ],
+    ids=["loader workers", "bfloat16", "float16", "accumulation and SGD"],
+)
+def test_every_way_of_training_continues_exactly(tmp_path, options):
+    assert in_process(run, tmp_path / "whole", options) == 0
+    assert in_process(run, tmp_path / "killed", options, (KillAt(11),)) == -9
+    assert in_process(run, tmp_path / "killed", options) == 0
+    assert_same_bits(final_state(tmp_path / "killed"), final_state(tmp_path / "whole"))
+
+
+def test_loader_workers_change_nothing(tmp_path, undisturbed):
+    assert in_process(run, tmp_path, TinyOptions(num_workers=2)) == 0
+    assert_same_bits(final_state(tmp_path)["model"], undisturbed["model"])
+
+
+def signalled_with_its_workers(folder, options):
+    """A run in a process group that gets SIGINT as a whole, as by Ctrl-C."""
+    os.setpgrp()
+
+    class SignalGroup(Hook):
+        def after_iteration(self, trainer, losses):
+            if trainer.iteration == 6:
+                os.killpg(os.getpgrp(), signal.SIGINT)
+
+    run(folder, options, (SignalGroup(),))
+
+
+def test_a_signal_to_the_whole_group_does_not_tear_the_workers_away(tmp_path):
+    options = TinyOptions(num_workers=2)
+    assert in_process(signalled_with_its_workers, tmp_path, options) == 0
+    assert read_checkpoint(tmp_path / "model_0000006.pth")["iteration"] == 6
+
+
+def test_a_finished_run_started_again_does_nothing(tmp_path):
+    run(tmp_path, TinyOptions(max_iter=3))
+    before = {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()}
+    again = run(tmp_path, TinyOptions(max_iter=3))
+    assert again.finished
+    assert {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == before
+
+
+def test_an_automatically_terminated_run_stays_finished(tmp_path):
+    options = TinyOptions(patience=1, validation_period=1, base_lr=0.5, max_iter=200)
+    first = run(tmp_path, options)
+    assert "auto termination" in first.terminated
+    assert first.iteration < 200
+    assert read_checkpoint(tmp_path / "model_final.pth")["iteration"] == first.iteration
+    assert run(tmp_path, options).iteration == first.iteration
+
+
+def test_a_longer_run_continues_a_finished_one(tmp_path):
+    run(tmp_path, TinyOptions(max_iter=3))
+    assert run(tmp_path, TinyOptions(max_iter=5)).iteration == 5
+
+
+def run_both_worlds(folder, options, kill_at):
+    hooks = (KillAt(kill_at, signal.SIGTERM),) if kill_at and comm.get_rank() == 1 else ()
+    return run(folder, options, hooks).iteration
+
+
+def test_a_signal_to_one_process_stops_all_and_the_run_continues_exactly(tmp_path):
+    options = TinyOptions(batch_norm=False)
+    assert run_world(2, run_both_worlds, tmp_path / "a", options, None, folder=tmp_path / "1") == [
+        20,
+        20,
+    ]
+    stopped = run_world(2, run_both_worlds, tmp_path / "b", options, 6, folder=tmp_path / "2")
+    assert stopped == [6, 6]
+    run_world(2, run_both_worlds, tmp_path / "b", options, None, folder=tmp_path / "3")
+    assert_same_bits(final_state(tmp_path / "b"), final_state(tmp_path / "a"))
+
+
+def test_another_number_of_processes_continues_with_a_warning(tmp_path, caplog):
+    options = TinyOptions(max_iter=8, batch_norm=False)
+    run_world(2, run_both_worlds, tmp_path / "run", options, 6, folder=tmp_path / "out")
+    trainer = run(tmp_path / "run", options)
+    assert trainer.iteration == 8
+    assert "continuing with 1 process(es) what 2 had begun" in caplog.text
