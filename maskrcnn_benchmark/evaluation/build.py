@@ -98,10 +98,11 @@ def _voc(cfg: Any, dataset: Any, shared: dict[str, Any]) -> VocEvaluator:
 
 
 def _tsv(cfg: Any, dataset: Any, shared: dict[str, Any]) -> CocoEvaluator:
+    def boxes_of(index: int, size: tuple[int, int]) -> BoxList:
+        return dataset.read_boxes(dataset.source.row(index), size).clip_to_image(remove_empty=True)
+
     return CocoEvaluator(
-        lambda: ground_truth_from_boxes(
-            dataset, lambda index, size: dataset.read_boxes(dataset.source.row(index), size)
-        ),
+        lambda: ground_truth_from_boxes(dataset, boxes_of),
         image_sizes=_image_sizes(dataset),
         **shared,
     )

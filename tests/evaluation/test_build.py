@@ -11,6 +11,7 @@ from maskrcnn_benchmark.data.datasets import (
     CopiedDataset,
     FlickrDataset,
     LvisDetection,
+    ODTSVDataset,
     RefExpDataset,
 )
 from maskrcnn_benchmark.data.datasets.voc import PascalVOCDataset
@@ -125,6 +126,26 @@ def test_voc_boxes_come_from_its_xml(tmp_path):
 
     assert isinstance(evaluator, VocEvaluator)
     assert evaluator.summarize()["per_category"] == {"dog": 1.0}
+
+
+def test_tsv_boxes_are_clipped_and_labels_are_those_of_the_label_map(tmp_path):
+    def write(name, *columns):
+        (tmp_path / name).write_text("\t".join(["77", *columns]) + "\n")
+
+    dog = {"class": "dog", "rect": [150, 20, 900, 69]}
+    write("images.tsv", "")
+    write("labels.tsv", json.dumps([dog]))
+    write("sizes.tsv", json.dumps([{"height": 160, "width": 200}]))
+    (tmp_path / "labelmap.json").write_text(json.dumps({"cat": 1, "dog": 2}))
+    (tmp_path / "data.yaml").write_text(
+        "img: images.tsv\nlabel: labels.tsv\nhw: sizes.tsv\nlabelmap: labelmap.json\n"
+    )
+    dataset = ODTSVDataset("set", tmp_path / "data.yaml", None)
+
+    result = evaluate(cfg, dataset, {77: prediction((2, 0.9, [150.0, 20.0, 199.0, 69.0]))})
+
+    assert result["kind"] == "coco"
+    assert result["per_category"] == {"dog": pytest.approx(1.0)}
 
 
 @pytest.mark.parametrize(("gt_type", "recall"), [("separate", 1.0), ("merged", 0.0)])
