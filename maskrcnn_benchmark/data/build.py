@@ -52,6 +52,7 @@ def make_data_loader(
     world_size = comm.get_world_size() if is_distributed else 1
     rank = comm.get_rank() if is_distributed else 0
     raw_images = not is_train and cfg.TEST.USE_MULTISCALE
+    _check_unsupported(cfg)
     transforms = None if raw_images else build_transforms(cfg, is_train)
     factory = DatasetFactory(cfg, transforms, tokenizer, is_train=is_train)
     datasets = [_build_dataset(factory, source) for source in dataset_sources(cfg, is_train)]
@@ -78,6 +79,19 @@ def write_schedule_length(cfg, num_samples: int) -> None:
     cfg.SOLVER.DATASET_LENGTH = num_samples
     if frozen:
         cfg.freeze()
+
+
+def _check_unsupported(cfg) -> None:
+    if cfg.DATASETS.CLASS_CONCAT:
+        raise ValueError(
+            "DATASETS.CLASS_CONCAT is not supported: labels of joined sets count from 1 in each, and "
+            "captions keep their classes apart"
+        )
+    if cfg.DATALOADER.DISTRIBUTE_CHUNK_AMONG_NODE:
+        logger.warning(
+            "DATALOADER.DISTRIBUTE_CHUNK_AMONG_NODE has no effect: every process reads the rows that "
+            "it needs of any shard"
+        )
 
 
 def _build_dataset(factory: DatasetFactory, source: DatasetSource) -> Dataset:

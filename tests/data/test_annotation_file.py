@@ -88,6 +88,21 @@ def test_annotations_of_unknown_images_are_counted_and_ignored(path, caplog):
     assert "1 of 2 annotations name an image that the file lacks" in caplog.text
 
 
+def test_boxes_that_clipping_will_remove_are_counted(path, caplog):
+    boxes = [
+        annotation(bbox=[0, 0, 10, 10]),
+        annotation(bbox=[200, 5, 10, 10]),
+        annotation(bbox=[5, 5, 10, 0]),
+        annotation(bbox=[5, 5, 1, 1], iscrowd=1),
+    ]
+
+    with caplog.at_level(logging.WARNING):
+        AnnotationFile(write(path, [{"id": 1, "width": 100, "height": 50}], boxes))
+
+    assert "2 of 4 boxes are at most one pixel wide or high inside their image" in caplog.text
+    assert "annotation 7, bbox [200.0, 5.0, 10.0, 10.0]" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("images", "annotations", "message"),
     [

@@ -214,6 +214,7 @@ class TestSettings:
             (("SOLVER.IMS_PER_BATCH", "64"), "GENERAL_COPY"),
             (("DATASETS.TRAIN", "()"), r"DATASETS\.TRAIN names no dataset"),
             (("MODEL.MASK_ON", "True"), "MASK_ON"),
+            (("DATASETS.CLASS_CONCAT", "True"), "CLASS_CONCAT"),
             (
                 (
                     *("MODEL.DYHEAD.FUSE_CONFIG.USE_CLASSIFICATION_LOSS", "True"),

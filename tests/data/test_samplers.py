@@ -13,6 +13,7 @@ from maskrcnn_benchmark.data.samplers import (
     EvaluationBatchSampler,
     TrainingBatchSampler,
     aspect_groups,
+    full_batches,
     group_batches,
 )
 
@@ -34,19 +35,20 @@ class TestGrouping:
     def test_batches_hold_one_group_and_follow_their_first_sample(self):
         groups = np.array([0, 1, 0, 1, 1, 0, 0])
 
-        batches = group_batches(np.arange(7), groups, 2, drop_incomplete=True)
+        batches = full_batches(np.arange(7), groups, 2)
 
-        assert [batch.tolist() for batch in batches] == [[0, 2], [1, 3], [5, 6]]
+        assert batches.tolist() == [[0, 2], [1, 3], [5, 6]]
 
     def test_incomplete_batches_are_kept_on_request(self):
         groups = np.array([0, 1, 0, 1, 1, 0, 0])
 
-        batches = group_batches(np.arange(7), groups, 2, drop_incomplete=False)
+        batches = group_batches(np.arange(7), groups, 2)
 
         assert [batch.tolist() for batch in batches] == [[0, 2], [1, 3], [4], [5, 6]]
 
     def test_no_samples_give_no_batches(self):
-        assert group_batches(np.arange(0), None, 2, drop_incomplete=False) == []
+        assert group_batches(np.arange(0), None, 2) == []
+        assert full_batches(np.arange(0), None, 2).shape == (0, 2)
 
     @given(
         groups=st.lists(st.integers(0, 2), min_size=1, max_size=40),
@@ -57,7 +59,7 @@ class TestGrouping:
         groups = np.array(groups)
         order = np.random.default_rng(seed).permutation(len(groups))
 
-        batches = group_batches(order, groups, batch_size, drop_incomplete=False)
+        batches = group_batches(order, groups, batch_size)
 
         assert sorted(np.concatenate(batches).tolist()) == list(range(len(groups)))
         assert all(len(set(groups[batch].tolist())) == 1 for batch in batches)

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -110,12 +111,17 @@ class TestRows:
         assert pickle.loads(pickle.dumps(file)).key(2) == "c"
 
     def test_an_index_can_stay_in_memory_where_the_folder_is_read_only(self, rows, monkeypatch):
-        def refuse(*args, **kwargs):
-            raise PermissionError("read-only")
+        opened = Path.open
 
-        monkeypatch.setattr("tempfile.NamedTemporaryFile", refuse)
+        def refuse_writing(path, mode="r", *args, **kwargs):
+            if "w" in mode:
+                raise PermissionError("read-only")
+            return opened(path, mode, *args, **kwargs)
+
+        monkeypatch.setattr(Path, "open", refuse_writing)
 
         assert TSVFile(rows).key(2) == "c"
+        assert not rows.with_suffix(".lineidx").exists()
 
 
 def write_detection_set(folder, records, *, linelist=None, keys=None, sizes=None):

@@ -141,6 +141,7 @@ class AnnotationFile:
             dtype=np.float32,
         )
         self._spans = self._read_spans(chosen)
+        self._report_unusable_boxes(chosen)
 
     def _rows_of(self, annotations: Sequence[Mapping[str, Any]]) -> np.ndarray:
         ids = np.array([self._field(a, "image_id") for a in annotations], dtype=np.int64)
@@ -164,6 +165,25 @@ class AnnotationFile:
                 f"[x, y, width, height], got {lists[bad]!r}"
             )
         return boxes
+
+    def _report_unusable_boxes(self, annotations: Sequence[Mapping[str, Any]]) -> None:
+        """Count the boxes that clipping will remove."""
+        rows = np.repeat(np.arange(len(self)), np.diff(self._begins))
+        # Where the file gives no size, nothing lies outside.
+        limits = np.where(self.sizes > 0, self.sizes, np.iinfo(np.int32).max)[rows][:, ::-1]
+        first = self._boxes[:, :2].clip(min=0)
+        last = np.minimum(self._boxes[:, :2] + self._boxes[:, 2:], limits) - 1
+        unusable = np.flatnonzero((last <= first).any(axis=1) & ~self._iscrowd)
+        if len(unusable):
+            logger.warning(
+                "%s: %d of %d boxes are at most one pixel wide or high inside their image and are "
+                "left out (first: annotation %s, bbox %s)",
+                self.path,
+                len(unusable),
+                len(self._boxes),
+                annotations[unusable[0]].get("id"),
+                self._boxes[unusable[0]].tolist(),
+            )
 
     def _read_spans(self, annotations: Sequence[Mapping[str, Any]]) -> SerializedList | None:
         if not any(field in annotation for annotation in annotations for field in _SPAN_FIELDS):

@@ -6,8 +6,10 @@ every process, so a binary copy `X.lineidx.npy` is kept beside it and memory-map
 """
 
 import logging
-import tempfile
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -52,12 +54,19 @@ def save_array(path: Path, array: np.ndarray) -> bool:
     """Write an array beside the data, whole or not at all; False where the folder cannot be
     written.
     """
+    return _write_whole(path, lambda file: np.save(file, array))
+
+
+def _write_whole(path: Path, write: Callable[[BinaryIO], None]) -> bool:
+    # Processes that start together may all write: each to a file of its own, the last one stays.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            np.save(file, array)
-        Path(file.name).replace(path)
+        with temporary.open("wb") as file:
+            write(file)
+        temporary.replace(path)
     except OSError as error:
         logger.info("%s cannot be written (%s); the index stays in memory", path, error)
+        temporary.unlink(missing_ok=True)
         return False
     return True
 
@@ -87,10 +96,6 @@ def _scan(tsv: Path, text: Path) -> np.ndarray:
             position += len(chunk)
     offsets = np.concatenate(starts)
     offsets = offsets[offsets < position]
-    try:
-        with tempfile.NamedTemporaryFile(dir=text.parent, suffix=".tmp", delete=False) as file:
-            file.write("".join(f"{offset}\n" for offset in offsets.tolist()).encode())
-        Path(file.name).replace(text)
-    except OSError as error:
-        logger.info("%s cannot be written (%s)", text, error)
+    content = "".join(f"{offset}\n" for offset in offsets.tolist()).encode()
+    _write_whole(text, lambda file: file.write(content))
     return offsets

@@ -1,7 +1,5 @@
 """Batches of images that are all portrait or all landscape, so that little is padded."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 
@@ -14,31 +12,42 @@ def aspect_groups(sizes: np.ndarray) -> np.ndarray:
     return (sizes[:, 0] >= sizes[:, 1]).astype(np.int8)
 
 
-def group_batches(
-    order: np.ndarray, groups: np.ndarray | None, batch_size: int, *, drop_incomplete: bool
-) -> list[np.ndarray]:
-    """Cut an order of samples into batches of one group each.
+def full_batches(order: np.ndarray, groups: np.ndarray | None, batch_size: int) -> np.ndarray:
+    """Cut an order of samples into full batches of one group each.
 
     Samples keep their order within a group; batches are ordered by where their first sample stands
-    in `order`.
+    in `order`. What does not fill a batch is left out.
 
     Args:
         order: sample numbers.
         groups: group of every sample of the dataset (indexed by sample number); None: one group.
-        drop_incomplete: leave out the batch that a group does not fill.
+    Returns:
+        (num_batches, batch_size) sample numbers.
     """
-    if not len(order):
-        return []
-    positions = np.arange(len(order))
-    if groups is None:
-        members: Sequence[np.ndarray] = [positions]
-    else:
-        group_of_position = groups[order]
-        members = [positions[group_of_position == group] for group in np.unique(group_of_position)]
-    full = [member[: len(member) - len(member) % batch_size] for member in members]
-    batches = list(np.concatenate([part.reshape(-1, batch_size) for part in full]))
-    if not drop_incomplete:
-        rests = [member[len(part) :] for member, part in zip(members, full)]
-        batches += [rest for rest in rests if len(rest)]
+    members = _positions_by_group(order, groups)
+    full = [part[: len(part) - len(part) % batch_size].reshape(-1, batch_size) for part in members]
+    batches = np.concatenate(full)
+    return order[batches[np.argsort(batches[:, 0])]]
+
+
+def group_batches(
+    order: np.ndarray, groups: np.ndarray | None, batch_size: int
+) -> list[np.ndarray]:
+    """As `full_batches`, but with the smaller batch that is left of each group."""
+    members = _positions_by_group(order, groups)
+    batches = [
+        part[begin : begin + batch_size]
+        for part in members
+        for begin in range(0, len(part), batch_size)
+    ]
     batches.sort(key=lambda batch: batch[0])
     return [order[batch] for batch in batches]
+
+
+def _positions_by_group(order: np.ndarray, groups: np.ndarray | None) -> list[np.ndarray]:
+    """Places in `order` of the samples of each group, ascending."""
+    positions = np.arange(len(order))
+    if groups is None or not len(order):
+        return [positions]
+    group_of_position = groups[order]
+    return [positions[group_of_position == group] for group in np.unique(group_of_position)]

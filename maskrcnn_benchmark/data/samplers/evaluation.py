@@ -27,7 +27,7 @@ class EvaluationBatchSampler(Sampler[list[int]]):
         groups: np.ndarray | None = None,
     ):
         order = np.arange(num_samples)[rank::world_size]
-        self._batches = group_batches(order, groups, images_per_process, drop_incomplete=False)
+        self._batches = group_batches(order, groups, images_per_process)
 
     def __iter__(self) -> Iterator[list[int]]:
         return iter([batch.tolist() for batch in self._batches])

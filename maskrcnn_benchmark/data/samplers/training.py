@@ -7,7 +7,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from maskrcnn_benchmark.data.sample_key import SampleKey
-from maskrcnn_benchmark.data.samplers.aspect_ratio import group_batches
+from maskrcnn_benchmark.data.samplers.aspect_ratio import full_batches
 from maskrcnn_benchmark.grounding import mix_seed
 
 logger = logging.getLogger(__name__)
@@ -66,11 +66,11 @@ class TrainingBatchSampler(Sampler[list[SampleKey]]):
         """(pass over the data, batch within it) of a batch."""
         return divmod(batch, self.batches_per_pass)
 
-    def batches_of_pass(self, number: int) -> list[np.ndarray]:
-        """Sample numbers of this process's batches in one pass."""
+    def batches_of_pass(self, number: int) -> np.ndarray:
+        """(batches, images_per_batch) sample numbers of this process in one pass."""
         generator = np.random.Generator(np.random.PCG64([self.seed, number]))
         order = generator.permutation(self.num_samples)
-        batches = group_batches(order, self.groups, self.images_per_batch, drop_incomplete=True)
+        batches = full_batches(order, self.groups, self.images_per_batch)
         return batches[self.rank :: self.world_size][: self.batches_per_pass]
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
