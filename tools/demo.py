@@ -42,10 +42,20 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("OUTPUT/demo"))
     parser.add_argument("--device", help="cpu or cuda; the config's, or cpu without a GPU")
     parser.add_argument("--min-image-size", type=int, help="shorter side in pixels")
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, help="KEY value pairs over the config file"
-    )
-    return parser.parse_args(arguments)
+    parser.usage = parser.format_usage().removeprefix("usage: ").rstrip() + " [KEY value ...]"
+    args, opts = _split_overrides(parser, arguments)
+    args.opts = opts
+    return args
+
+
+def _split_overrides(
+    parser: argparse.ArgumentParser, arguments: list[str] | None
+) -> tuple[argparse.Namespace, list[str]]:
+    """Options, and the KEY value pairs over the config file that stand among or behind them."""
+    args, opts = parser.parse_known_args(arguments)
+    if len(opts) % 2 or any(key.startswith("-") for key in opts[::2]):
+        parser.error(f"neither options nor KEY value pairs: {' '.join(opts)}")
+    return args, opts
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,0 +1,98 @@
+"""tools/demo.py as a user calls it."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from maskrcnn_benchmark.config import cfg as defaults
+from maskrcnn_benchmark.modeling.detector import build_detection_model
+from tests.conftest import REPOSITORY
+
+
+def _load_tool(name):
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+demo = _load_tool("demo")
+CONFIG = "configs/shapes/glip_B.yaml"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    config = defaults.clone()
+    config.merge_from_file(CONFIG)
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "random.pth"
+    torch.save({"model": build_detection_model(config).state_dict()}, path)
+    return str(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for name in ("a.png", "a.jpg", "b.jpg"):
+        Image.fromarray(rng.integers(0, 255, (64, 80, 3), dtype=np.uint8)).save(pictures / name)
+    return pictures
+
+
+def _run(source, output, weights, *more):
+    arguments = [str(source), "--config-file", CONFIG, "--weight", weights, "--output", str(output)]
+    return demo.main([*arguments, *more, "MODEL.ATSS.INFERENCE_TH", "0.0"])
+
+
+def test_a_folder_gives_a_picture_and_a_json_for_each(folder, tmp_path, weights, capsys):
+    output = tmp_path / "out"
+    status = _run(folder, output, weights, "--texts", "star. ring", "--threshold", "0.0")
+    assert status == 0
+    assert {p.name for p in output.iterdir()} == {
+        f"{stem}{suffix}" for stem in ("a.png", "a.jpg", "b") for suffix in (".png", ".json")
+    }
+    content = json.loads((output / "b.json").read_text())
+    assert content["entities"] == ["star", "ring"]
+    assert len(content["bboxes"]) == len(content["scores"]) == len(content["labels"]) > 0
+    assert set(content["labels"]) <= {0, 1}
+    assert str(output / "b.png") in capsys.readouterr().out
+
+
+def test_a_plain_sentence_is_understood(folder, tmp_path, weights):
+    assert _run(folder / "b.jpg", tmp_path / "out", weights, "--text", "a star above a ring") == 0
+    content = json.loads((tmp_path / "out" / "b.json").read_text())
+    assert content["entities"] == ["a star", "a ring"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("   ", "empty"), ("a red star and " * 100 + "a ring", "tokens")]
+)
+def test_bad_sentences_are_one_clear_line(folder, tmp_path, weights, capsys, text, message):
+    assert _run(folder / "b.jpg", tmp_path / "out", weights, "--text", text) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path, weights, capsys):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff not a picture")
+    assert _run(broken, tmp_path / "out", weights, "--text", "a star") == 1
+    assert "broken.jpg" in capsys.readouterr().err
+
+
+def test_a_missing_picture_is_named(tmp_path, weights, capsys):
+    assert _run(tmp_path / "nothing.jpg", tmp_path, weights, "--text", "a star") == 1
+    assert "nothing.jpg does not exist" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_checkpoint_is_named(folder, tmp_path, capsys):
+    text = tmp_path / "weights.pth"
+    text.write_text("not a checkpoint")
+    assert _run(folder / "b.jpg", tmp_path / "out", str(text), "--text", "a star") == 1
+    assert "weights.pth" in capsys.readouterr().err
