@@ -157,7 +157,7 @@ def to_original(boxes: BoxList, view: View, image_size: tuple[int, int]) -> BoxL
 
 
 def build_multi_view_detector(cfg) -> MultiViewDetector:
-    """Test-time augmentation from ``TEST`` (``SCALES``, ``RANGES``, ``FLIP``, ``SPECIAL_NMS``, ...).
+    """Test-time augmentation from ``TEST``: ``SCALES``, ``RANGES``, ``FLIP``, ``SPECIAL_NMS``, ...
 
     ``TEST.NUM_CLASSES`` is not needed: all labels that were found are merged, unless
     ``TEST.SELECT_CLASSES`` names some.

@@ -153,7 +153,7 @@ def make_cell_anchors(
 
 
 def make_grid_anchors(cell_anchors: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
-    """Repeat ``cell_anchors`` ``[a, 4]`` over a map of ``size`` = (height, width): ``[H*W*a, 4]``."""
+    """Repeat ``cell_anchors`` ``[a, 4]`` over a map of (height, width): ``[H*W*a, 4]``."""
     height, width = size
     y = torch.arange(height, dtype=torch.float32, device=cell_anchors.device) * stride
     x = torch.arange(width, dtype=torch.float32, device=cell_anchors.device) * stride

@@ -54,8 +54,8 @@ def atss_assign(
     For each box the ``topk`` anchors of every level with the nearest centre are candidates. Those
     are positive whose overlap with the box reaches the mean plus the (unbiased) standard deviation
     of the candidates' overlaps and whose centre lies inside the box. An anchor claimed by several
-    boxes goes to the one it overlaps most, at equal overlap to the first. All others are background;
-    an image without boxes is background throughout.
+    boxes goes to the one it overlaps most, at equal overlap to the first. All others are
+    background; an image without boxes is background throughout.
 
     Equal distances (neighbours of a box centre, often) are resolved as ``torch.topk`` does.
 

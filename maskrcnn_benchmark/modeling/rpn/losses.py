@@ -104,9 +104,9 @@ class ATSSLoss(nn.Module):
         Args:
             outputs: predictions for ``B`` images.
             anchors: per level ``[A_l, 4]`` xyxy.
-            targets: per image the ``G_b`` boxes, with the field ``labels`` (1 or more), and those of
-                :func:`.contrastive_losses.shallow_contrastive_loss` where that is on. An image
-                without boxes is all background.
+            targets: per image the ``G_b`` boxes, with the field ``labels`` (1 or more), and the
+                fields of :func:`.contrastive_losses.shallow_contrastive_loss` where that is on. An
+                image without boxes is all background.
             positive_map: ``[G, tokens]`` with ``G`` the sum of ``G_b``, in batch order: non-zero
                 where a token belongs to the phrase of a box. Needed with text; columns beyond the
                 text are dropped, missing ones are zero.
@@ -252,7 +252,7 @@ class ATSSLoss(nn.Module):
 
 
 def centerness_targets(boxes: Tensor, anchors: Tensor) -> Tensor:
-    """How central the anchors lie in their boxes, FCOS https://arxiv.org/abs/1904.01355, equation 3.
+    """How central anchors lie in their boxes, FCOS https://arxiv.org/abs/1904.01355, equation 3.
 
     ``sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b))`` with the distances of the anchor's
     centre to the left, right, upper and lower side.
@@ -356,7 +356,8 @@ def _box_tokens(
     if positive_map is None or len(positive_map) != num_boxes:
         found = "none" if positive_map is None else len(positive_map)
         raise ValueError(
-            f"positive_map needs one row for each of the {num_boxes} boxes of the batch, got {found}"
+            f"positive_map needs one row for each of the {num_boxes} boxes of the batch, got "
+            f"{found}"
         )
     columns = min(num_tokens, positive_map.shape[1])
     rows[:-1, :columns] = positive_map[:, :columns].to(device) > 0

@@ -113,7 +113,7 @@ class PostProcessor(nn.Module):
         """Image, box, score and label of each candidate, image after image, level after level."""
         device = logits[0].device
         # Mean, maximum and geometric mean above the threshold imply some token above it: whole
-        # labels are scored only where that is so. The range may hold separators, which costs little.
+        # labels are scored only where that is so. The range may hold separators at little cost.
         first, last = aggregator.tokens[0], aggregator.tokens[-1] + 1
         logits = torch.cat([level[..., first:last] for level in logits], dim=1)
         best = logits.amax(dim=-1).float().sigmoid()
