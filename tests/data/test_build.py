@@ -1,6 +1,7 @@
 """Loaders from a configuration: real sets, exact resumption, and settings that cannot be."""
 
 import logging
+import pickle
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from maskrcnn_benchmark.config import CfgNode
 from maskrcnn_benchmark.config import cfg as default_config
 from maskrcnn_benchmark.data import make_data_loader
 from maskrcnn_benchmark.data.build import write_schedule_length
+from maskrcnn_benchmark.data.sample_key import SampleKey
 from tests.data.conftest import make_coco_folder
 from tests.data.test_caption_data import V1, write_captions
 from tests.data.test_tsv import CAT, DOG, write_detection_set
@@ -85,6 +87,18 @@ class TestResuming:
         shared = list(make_data_loader(cfg, start_iter=4, tokenizer=bert_tokenizer))
 
         assert same_batches(shared, alone[4:])
+
+    def test_a_dataset_can_be_sent_to_a_process_that_does_not_share_memory(
+        self, generated, bert_tokenizer
+    ):
+        cfg = generated("DATASETS.GENERAL_COPY", "2", "DATASETS.TRAIN", "('train', 'val')")
+        dataset = make_data_loader(cfg, tokenizer=bert_tokenizer).dataset
+        key = SampleKey(19, seed=5)
+
+        here, there = dataset[key], pickle.loads(pickle.dumps(dataset))[key]
+
+        assert torch.equal(here[0], there[0])
+        assert here[1].get_field("caption") == there[1].get_field("caption")
 
     def test_the_global_generators_are_neither_read_nor_moved(self, generated, bert_tokenizer):
         cfg = generated("SOLVER.MAX_EPOCH", "1")
