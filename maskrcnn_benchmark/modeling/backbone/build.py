@@ -18,6 +18,7 @@ from maskrcnn_benchmark.modeling.backbone.fpn import (
     LastLevelP6P7,
     build_conv,
 )
+from maskrcnn_benchmark.modeling.backbone.fused_swin import FusedSwinTransformer
 from maskrcnn_benchmark.modeling.backbone.swin import SwinTransformer
 
 
@@ -42,20 +43,53 @@ def build_backbone(cfg: Any) -> nn.Sequential:
     return BUILDERS[name](cfg)
 
 
+def build_fused_swin(cfg: Any, *, num_fused: int, text_dim: int, norm_query: bool) -> nn.Sequential:
+    """Swin whose last blocks read the text, with its pyramid; see ``FusedSwinTransformer``.
+
+    Returns:
+        as ``build_backbone``, except that ``body`` stops before its first fused block.
+
+    Raises:
+        ValueError: for a backbone that is not Swin, or options that do not fit each other.
+        NotImplementedError: see ``build_backbone``.
+    """
+    name = cfg.MODEL.BACKBONE.CONV_BODY
+    if name not in SWIN_PYRAMIDS:
+        raise ValueError(
+            f"MODEL.BACKBONE.CONV_BODY: {name!r} cannot be fused with the text; with "
+            f"MODEL.SWINT.VERSION 'fusion' choose {' or '.join(SWIN_PYRAMIDS)}"
+        )
+    make_body = partial(
+        FusedSwinTransformer, num_fused=num_fused, text_dim=text_dim, norm_query=norm_query
+    )
+    return _make_swin_fpn(cfg, make_body, retinanet=SWIN_PYRAMIDS[name])
+
+
 def _swin_fpn(cfg: Any, retinanet: bool) -> nn.Sequential:
     """Swin with a pyramid on strides 8 to 32 (and P6, P7) or 4 to 32 (and a pooled level)."""
-    swin, backbone = cfg.MODEL.SWINT, cfg.MODEL.BACKBONE
-    if swin.VERSION != "v1":
+    version = cfg.MODEL.SWINT.VERSION
+    if version == "fusion":
+        raise ValueError(
+            "MODEL.SWINT.VERSION: 'fusion' needs the text, too; build the whole detector"
+        )
+    if version != "v1":
         raise NotImplementedError(
-            f"MODEL.SWINT.VERSION: {swin.VERSION!r} is not supported here, only 'v1' is "
+            f"MODEL.SWINT.VERSION: {version!r} is not supported, only 'v1' and 'fusion' are "
             "(no published model uses v2, vl or v2_vl)"
         )
+    return _make_swin_fpn(cfg, SwinTransformer, retinanet)
+
+
+def _make_swin_fpn(
+    cfg: Any, make_body: Callable[..., SwinTransformer], retinanet: bool
+) -> nn.Sequential:
+    swin, backbone = cfg.MODEL.SWINT, cfg.MODEL.BACKBONE
     if swin.LAYER_SCALE or not swin.OUT_NORM:
         raise NotImplementedError(
             "MODEL.SWINT.LAYER_SCALE and OUT_NORM belong to Swin v2, which is not supported; "
             "leave them at 0 and True"
         )
-    body = SwinTransformer(
+    body = make_body(
         embed_dim=swin.EMBED_DIM,
         depths=swin.DEPTHS,
         num_heads=swin.NUM_HEADS,
@@ -200,9 +234,11 @@ def _stage_indices(names: Sequence[str], num_stages: int) -> list[int]:
 
 Builder = Callable[[Any], nn.Sequential]
 
+SWIN_PYRAMIDS = {"SWINT-FPN-RETINANET": True, "SWINT-FPN": False}
+"""Names of Swin with a pyramid, and whether that is RetinaNet's."""
+
 BUILDERS: dict[str, Builder] = {
-    "SWINT-FPN-RETINANET": partial(_swin_fpn, retinanet=True),
-    "SWINT-FPN": partial(_swin_fpn, retinanet=False),
+    name: partial(_swin_fpn, retinanet=retinanet) for name, retinanet in SWIN_PYRAMIDS.items()
 }
 for _depth in resnet.BLOCKS:
     BUILDERS[f"R-{_depth}-C4"] = partial(_resnet_body, depth=_depth, num_stages=3)

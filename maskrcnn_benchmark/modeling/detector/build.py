@@ -2,39 +2,57 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from maskrcnn_benchmark.modeling.backbone import build_backbone
+from maskrcnn_benchmark.modeling.detector.fused_vl_rcnn import FusedVLRCNN
 from maskrcnn_benchmark.modeling.detector.generalized_vl_rcnn import (
     Freezing,
     GeneralizedVLRCNN,
     TextOptions,
 )
+from maskrcnn_benchmark.modeling.fusion.fused_backbone import build_fused_backbone
 from maskrcnn_benchmark.modeling.language_backbone import build_language_backbone, build_tokenizer
 from maskrcnn_benchmark.modeling.rpn import build_rpn
+from maskrcnn_benchmark.modeling.rpn.vldyhead import VLDyHeadModule
 
 
 def build_detection_model(cfg: Any) -> GeneralizedVLRCNN:
     """Build the detector that ``MODEL.META_ARCHITECTURE`` names.
+
+    With ``MODEL.SWINT.VERSION`` "fusion" image and text meet in the backbone (FIBER), otherwise in
+    the head (GLIP).
 
     Raises:
         ValueError: for an unknown detector or options that do not fit each other.
     """
     _check(cfg)
     tokenizer = build_tokenizer(cfg)
-    backbone = build_backbone(cfg)
-    language_backbone = build_language_backbone(cfg)
-    rpn = build_rpn(
-        cfg,
-        backbone.out_channels,
-        text_dim=language_backbone.language_dim,
-        vocabulary_size=len(tokenizer),
-    )
+    freezing = _freezing(cfg)
+    if cfg.MODEL.SWINT.VERSION == "fusion":
+        fused = build_fused_backbone(cfg)
+        rpn = _rpn(cfg, fused.out_channels, fused.language_dim, tokenizer)
+        return FusedVLRCNN(fused, rpn, tokenizer, text=_fused_text_options(cfg), freezing=freezing)
+    encoders = {
+        "backbone": build_backbone(cfg),
+        "language_backbone": build_language_backbone(cfg),
+    }
+    out_channels = encoders["backbone"].out_channels
+    rpn = _rpn(cfg, out_channels, encoders["language_backbone"].language_dim, tokenizer)
+    return GeneralizedVLRCNN(encoders, rpn, tokenizer, text=_text_options(cfg), freezing=freezing)
+
+
+def _rpn(cfg: Any, in_channels: int, text_dim: int, tokenizer: Any) -> VLDyHeadModule:
+    return build_rpn(cfg, in_channels, text_dim=text_dim, vocabulary_size=len(tokenizer))
+
+
+def _text_options(cfg: Any) -> TextOptions:
     language, fuse = cfg.MODEL.LANGUAGE_BACKBONE, cfg.MODEL.DYHEAD.FUSE_CONFIG
     # Without the dot product the softmax of the contrastive loss runs over padding too: the number
     # of slots counts, and is that of the longest caption.
     exact = not fuse.USE_DOT_PRODUCT_TOKEN_LOSS
-    text = TextOptions(
+    return TextOptions(
         max_tokens=language.MAX_QUERY_LEN,
         # The positional table of CLIP has to be filled.
         trim=language.MODEL_TYPE != "clip",
@@ -44,16 +62,21 @@ def build_detection_model(cfg: Any) -> GeneralizedVLRCNN:
         mask_for_prediction=fuse.MLM_LOSS,
         only_greenlit=fuse.MLM_LOSS_FOR_ONLY_POSITIVES,
     )
-    freezing = Freezing(
+
+
+def _fused_text_options(cfg: Any) -> TextOptions:
+    """Every real token is seen by the image: none may be treated as padding by the head alone."""
+    return replace(_text_options(cfg), mask_special=False, one_hot_classes=0)
+
+
+def _freezing(cfg: Any) -> Freezing:
+    return Freezing(
         backbone_body=cfg.MODEL.BACKBONE.FREEZE,
         fpn=cfg.MODEL.FPN.FREEZE,
         rpn=cfg.MODEL.RPN.FREEZE,
-        language_backbone=language.FREEZE,
+        language_backbone=cfg.MODEL.LANGUAGE_BACKBONE.FREEZE,
         linear_probe=cfg.MODEL.LINEAR_PROB,
-        prompt_offsets=fuse.ADD_LINEAR_LAYER,
-    )
-    return GeneralizedVLRCNN(
-        backbone, language_backbone, rpn, tokenizer, text=text, freezing=freezing
+        prompt_offsets=cfg.MODEL.DYHEAD.FUSE_CONFIG.ADD_LINEAR_LAYER,
     )
 
 

@@ -79,11 +79,13 @@ class GeneralizedVLRCNN(nn.Module):
     """Visual backbone, text encoder and the dense head in which they meet.
 
     The stages are exposed for callers that reuse their results: ``encode_images``,
-    ``encode_text``, ``detect``. ``forward`` composes them.
+    ``encode_text``, ``detect``. ``forward`` composes them. Where image and text meet before the
+    head (``FusedVLRCNN``), the first two stop before they do, and ``fuse`` continues from both.
 
     Args:
-        backbone: a Sequential of ``body`` and possibly ``fpn``; images to pyramid maps.
-        language_backbone: tokens to text features.
+        encoders: modules by the names that checkpoints give them. ``backbone`` is a Sequential of
+            ``body`` and possibly ``fpn``, images to pyramid maps; ``language_backbone`` maps tokens
+            to text features.
         rpn: the dense head.
         tokenizer: a tokenizer of transformers, the one the text encoder was trained with.
         text: how captions become features.
@@ -95,8 +97,7 @@ class GeneralizedVLRCNN(nn.Module):
 
     def __init__(
         self,
-        backbone: nn.Sequential,
-        language_backbone: nn.Module,
+        encoders: Mapping[str, nn.Module],
         rpn: VLDyHeadModule,
         tokenizer: Any,
         *,
@@ -104,13 +105,13 @@ class GeneralizedVLRCNN(nn.Module):
         freezing: Freezing | None = None,
     ) -> None:
         super().__init__()
-        self.backbone = backbone
+        for name, encoder in encoders.items():
+            self.add_module(name, encoder)
         self.tokenizer = tokenizer
-        self.language_backbone = language_backbone
         self.rpn = rpn
         self.text = text or TextOptions()
         self.freezing = freezing or Freezing()
-        has_fpn = hasattr(backbone, "fpn")
+        has_fpn = hasattr(self.backbone, "fpn")
         frozen = self.freezing.backbone_body and (self.freezing.fpn or not has_fpn)
         if self.freezing.linear_probe and not frozen:
             raise ValueError(
@@ -119,6 +120,11 @@ class GeneralizedVLRCNN(nn.Module):
                 + " with MODEL.LINEAR_PROB"
             )
         self.train()
+
+    @property
+    def prompt_offsets(self) -> nn.Module | None:
+        """What prompt tuning trains, None without."""
+        return self.rpn.tunable_linear
 
     @property
     def device(self) -> torch.device:
@@ -169,8 +175,7 @@ class GeneralizedVLRCNN(nn.Module):
             "input_ids": input_ids[:, :length].to(device),
             "attention_mask": tokens["attention_mask"][:, :length].to(device),
         }
-        with torch.no_grad() if self.freezing.language_backbone else nullcontext():
-            text = self.language_backbone(tokenized)
+        text = self.encode_tokens(tokenized)
         if mlm_labels is not None:
             text = text._replace(mlm_labels=mlm_labels[:, :length].to(device))
         if self.text.one_hot_classes:
@@ -180,6 +185,25 @@ class GeneralizedVLRCNN(nn.Module):
             special = tokens["special_tokens_mask"][:, :length].to(device)
             text = text._replace(masks=1 - special)
         return text
+
+    def encode_tokens(self, tokens: Mapping[str, Tensor]) -> TextFeatures:
+        """Features of ``input_ids`` and ``attention_mask``, each ``[B, T]``."""
+        with torch.no_grad() if self.freezing.language_backbone else nullcontext():
+            return self.language_backbone(tokens)
+
+    def fuse(
+        self, features: Sequence[Tensor], text: TextFeatures
+    ) -> tuple[Sequence[Tensor], TextFeatures]:
+        """Finish the encoding where image and text need each other for it; here they do not.
+
+        Args:
+            features: from ``encode_images``, ``B`` images.
+            text: from ``encode_text``, ``B`` captions.
+
+        Returns:
+            what the head reads: pyramid maps and text features.
+        """
+        return features, text
 
     def detect(
         self,
@@ -200,7 +224,8 @@ class GeneralizedVLRCNN(nn.Module):
         Returns:
             Per image the boxes with the fields ``scores`` and ``labels``.
         """
-        return self.rpn.detect(images, features, _for_batch(text, len(images)), positive_map)
+        features, text = self.fuse(features, _for_batch(text, len(images)))
+        return self.rpn.detect(images, features, text, positive_map)
 
     def forward(
         self,
@@ -245,6 +270,7 @@ class GeneralizedVLRCNN(nn.Module):
         targets = [target.to(device) for target in targets if target is not None]
         if positive_map is not None:
             positive_map = positive_map.to(device)
+        features, text = self.fuse(features, text)
         return self.rpn.losses(features, text, targets, positive_map)
 
     def _slots(self, attention_mask: Tensor) -> int:
@@ -276,8 +302,8 @@ class GeneralizedVLRCNN(nn.Module):
                     parameter.requires_grad_(probed)
         if not rpn.head.predict_classes or rpn.head.dot_product:
             _freeze(rpn.head.cls_logits)
-        if freezing.prompt_offsets and rpn.tunable_linear is not None:
-            rpn.tunable_linear.requires_grad_(True)
+        if freezing.prompt_offsets and self.prompt_offsets is not None:
+            self.prompt_offsets.requires_grad_(True)
         if freezing.language_backbone:
             _freeze(self.language_backbone)
         return self

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
+from transformers import RobertaModel
 
 from maskrcnn_benchmark.modeling.language_backbone.bert import BertEncoder, load_bert
 from maskrcnn_benchmark.modeling.language_backbone.clip import CLIPTextEncoder, text_weights
+from maskrcnn_benchmark.modeling.language_backbone.fused_roberta import FusedRobertaEncoder
+from maskrcnn_benchmark.modeling.language_backbone.roberta import load_roberta, longest_caption
 from maskrcnn_benchmark.utils.checkpoint_files import read_checkpoint
 from maskrcnn_benchmark.utils.model_serialization import find_weights
 
 logger = logging.getLogger(__name__)
+
+FUSED_NAMES = {"roberta-fused-v2": "roberta-base"}
+"""The name of a fused text encoder in published configurations, and where its weights come from."""
 
 
 def build_language_backbone(cfg: Any) -> nn.Sequential:
@@ -39,22 +46,68 @@ def build_language_backbone(cfg: Any) -> nn.Sequential:
     elif name == "rnn" or name.startswith("roberta"):
         raise NotImplementedError(
             f"MODEL.LANGUAGE_BACKBONE.MODEL_TYPE: {name!r} is not offered for GLIP models; use "
-            "'bert-base-uncased', another BERT (name or folder), or 'clip'"
+            "'bert-base-uncased', another BERT (name or folder), or 'clip'. (FIBER's "
+            "'roberta-fused-v2' goes with MODEL.SWINT.VERSION 'fusion'.)"
         )
     else:
         model = load_bert(name)
-        asked, longest = options.MAX_QUERY_LEN, model.config.max_position_embeddings
-        if asked > longest:
-            raise ValueError(
-                f"MODEL.LANGUAGE_BACKBONE.MAX_QUERY_LEN is {asked}, but {name} reads at most "
-                f"{longest} tokens"
-            )
+        _check_length(options, model.config.max_position_embeddings)
         body = BertEncoder(model, options.N_LAYERS, options.USE_CHECKPOINT)
+    return _as_backbone(options, body)
+
+
+def load_fused_text(cfg: Any) -> RobertaModel:
+    """RoBERTa for a detector that fuses in the backbone, its layers still plain.
+
+    ``MODEL.LANGUAGE_BACKBONE.MODEL_TYPE`` is "roberta-fused-v2", which stands for roberta-base, or
+    a RoBERTa by name or folder.
+
+    Raises:
+        ValueError: for an encoder that is not RoBERTa, or reads too short captions.
+        FileNotFoundError, PretrainedFilesMissing: if the encoder's files cannot be had.
+    """
+    options = cfg.MODEL.LANGUAGE_BACKBONE
+    name = options.MODEL_TYPE
+    if name in ("roberta-fused", "rnn", "clip") or name.startswith("bert"):
+        raise ValueError(
+            f"MODEL.LANGUAGE_BACKBONE.MODEL_TYPE: {name!r} cannot be fused with the image; with "
+            "MODEL.SWINT.VERSION 'fusion' use 'roberta-fused-v2', or a folder of a RoBERTa"
+        )
+    model = load_roberta(FUSED_NAMES.get(name, name))
+    _check_length(options, longest_caption(model))
+    return model
+
+
+def build_fused_roberta(cfg: Any, model: RobertaModel, visual_dims: Sequence[int]) -> nn.Sequential:
+    """Text encoder whose last layers read maps of the given channels.
+
+    Returns:
+        a Sequential as ``build_language_backbone`` gives, whose ``body`` is a
+        ``FusedRobertaEncoder``.
+
+    Raises:
+        ValueError: if ``LANG_DIM`` is not the encoder's width.
+    """
+    options = cfg.MODEL.LANGUAGE_BACKBONE
+    body = FusedRobertaEncoder(model, visual_dims, options.USE_CHECKPOINT)
+    return _as_backbone(options, body)
+
+
+def _check_length(options: Any, longest: int) -> None:
+    asked = options.MAX_QUERY_LEN
+    if asked > longest:
+        raise ValueError(
+            f"MODEL.LANGUAGE_BACKBONE.MAX_QUERY_LEN is {asked}, but {options.MODEL_TYPE} reads at "
+            f"most {longest} tokens"
+        )
+
+
+def _as_backbone(options: Any, body: nn.Module) -> nn.Sequential:
     stated, width = options.LANG_DIM, body.language_dim
     if stated != width:
         raise ValueError(
-            f"MODEL.LANGUAGE_BACKBONE.LANG_DIM is {stated}, but {name} has features of width "
-            f"{width}; set LANG_DIM to {width}"
+            f"MODEL.LANGUAGE_BACKBONE.LANG_DIM is {stated}, but {options.MODEL_TYPE} has features "
+            f"of width {width}; set LANG_DIM to {width}"
         )
     backbone = nn.Sequential(OrderedDict(body=body))
     backbone.language_dim = width

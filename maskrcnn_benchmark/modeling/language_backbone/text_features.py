@@ -35,6 +35,21 @@ class TextFeatures(NamedTuple):
         return TextFeatures(*(_move(tensor, args, kwargs) for tensor in self))
 
 
+def text_features(hidden: Tensor, masks: Tensor, averaged: Tensor | None = None) -> TextFeatures:
+    """Features from what an encoder gave.
+
+    Args:
+        hidden: ``(batch, num_tokens, language_dim)`` output of its last layer.
+        masks: ``(batch, num_tokens)`` int64, 1 where a token stands.
+        averaged: like ``hidden``, what becomes ``embedded``; None: ``hidden``.
+    """
+    features = hidden if averaged is None else averaged
+    weights = masks.to(features.dtype)
+    embedded = features * weights[..., None]
+    aggregate = embedded.sum(dim=1) / weights.sum(dim=1, keepdim=True)
+    return TextFeatures(hidden, embedded, aggregate, masks)
+
+
 def _move(tensor: Tensor | None, args: tuple, kwargs: dict) -> Tensor | None:
     if tensor is None:
         return None

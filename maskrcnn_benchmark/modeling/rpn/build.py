@@ -10,6 +10,7 @@ from torch import nn
 
 from maskrcnn_benchmark.layers.batch_norm import NaiveSyncBatchNorm
 from maskrcnn_benchmark.modeling.fusion import BiAttentionFuse, FeatureResizer, TextToImageFuse
+from maskrcnn_benchmark.modeling.language_backbone.prompt_offsets import PROMPT_SLOTS
 from maskrcnn_benchmark.modeling.rpn.anchor_generator import make_anchor_generator
 from maskrcnn_benchmark.modeling.rpn.dyconv import DyConv
 from maskrcnn_benchmark.modeling.rpn.language_layers import (
@@ -20,9 +21,6 @@ from maskrcnn_benchmark.modeling.rpn.language_layers import (
 from maskrcnn_benchmark.modeling.rpn.losses import build_loss_evaluator
 from maskrcnn_benchmark.modeling.rpn.post_process import build_post_processor
 from maskrcnn_benchmark.modeling.rpn.vldyhead import VLDyHead, VLDyHeadModule
-
-PROMPT_SLOTS = 1000
-"""Token positions with a learned offset under ``FUSE_CONFIG.ADD_LINEAR_LAYER``."""
 
 _BERT_HEAD_DIM = 64
 
@@ -82,7 +80,10 @@ def build_rpn(
         build_loss_evaluator(cfg, text_dim),
         build_post_processor(cfg),
         resizer=resizer,
-        num_prompt_slots=PROMPT_SLOTS if fuse.ADD_LINEAR_LAYER else 0,
+        # With fusion in the backbone the offsets come before the text encoder's first layer.
+        num_prompt_slots=(
+            PROMPT_SLOTS if fuse.ADD_LINEAR_LAYER and cfg.MODEL.SWINT.VERSION != "fusion" else 0
+        ),
         text_dim=text_dim,
     )
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from maskrcnn_benchmark.layers.scale import Scale
 from maskrcnn_benchmark.modeling.fusion.feature_resizer import FeatureResizer
+from maskrcnn_benchmark.modeling.language_backbone.prompt_offsets import make_prompt_offsets
 from maskrcnn_benchmark.modeling.language_backbone.text_features import TextFeatures
 from maskrcnn_benchmark.modeling.rpn.anchor_generator import AnchorGenerator
 from maskrcnn_benchmark.modeling.rpn.head_outputs import (
@@ -244,9 +245,7 @@ class VLDyHeadModule(nn.Module):
         self.resizer = resizer
         self.tunable_linear = None
         if num_prompt_slots:
-            # A table of offsets; in checkpoints it is the weight of a linear layer.
-            self.tunable_linear = nn.Linear(text_dim, num_prompt_slots, bias=False)
-            nn.init.zeros_(self.tunable_linear.weight)
+            self.tunable_linear = make_prompt_offsets(num_prompt_slots, text_dim)
 
     def forward(
         self,
