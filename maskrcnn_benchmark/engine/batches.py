@@ -6,6 +6,7 @@ import torch
 
 from maskrcnn_benchmark.data.collate import Batch
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.structures.image_list import ImageList
 
 
 def move_batch(batch: Batch, device: torch.device) -> Batch:
@@ -42,3 +43,34 @@ def name_images(batch: Batch) -> list[str]:
         else:
             names.append(f"sample {index}")
     return names
+
+
+def groups_of_equal_padding(
+    images: ImageList, size_divisible: int
+) -> list[tuple[list[int], ImageList]]:
+    """Cut a batch into parts in which every image has exactly the padding it would have alone.
+
+    Padded pixels take part in the fusion with the text and in the statistics of normalisation, so
+    an image padded to the size of a larger neighbour gives other detections than alone.
+
+    Args:
+        images: batch padded on the right and at the bottom.
+        size_divisible: multiple to which a lone image is padded; 0 or 1 for none.
+    Returns:
+        (places in the batch, their images) in order of first appearance.
+    """
+    multiple = max(1, size_divisible)
+    members: dict[tuple[int, int], list[int]] = {}
+    for place, (height, width) in enumerate(images.image_sizes):
+        padded = (-(-height // multiple) * multiple, -(-width // multiple) * multiple)
+        members.setdefault(padded, []).append(place)
+    return [
+        (
+            places,
+            ImageList(
+                images.tensors[places, :, :height, :width],
+                [images.image_sizes[place] for place in places],
+            ),
+        )
+        for (height, width), places in members.items()
+    ]

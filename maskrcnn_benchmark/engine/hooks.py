@@ -1,6 +1,7 @@
 """What happens beside the learning: progress lines, TensorBoard, validation."""
 
 import logging
+import math
 import resource
 import sys
 import time
@@ -75,6 +76,8 @@ class Progress(Hook):
         for iteration, values in losses:
             self.meters.update(values)
             self._write(iteration, values)
+        self._write(trainer.iteration, trainer.scalars)
+        trainer.scalars.clear()
         self.data_time.update(trainer.data_seconds)
         if trainer.iteration > self.start_iteration + 1:
             self.iteration_time.update(trainer.iteration_seconds)
@@ -134,9 +137,9 @@ class Validation(Hook):
     ``model_best.pth``.
 
     Args:
-        evaluate: evaluates the model as it is and returns its metrics, equal on all processes.
-            May raise :class:`.training_loop.EvaluationInterrupted` on all of them.
-        monitor: name of the metric that decides.
+        evaluate: evaluates the model as it is; returns what an evaluator's ``summarize`` gives
+            ("value" decides, "primary" is its name, "metrics" has all), equal on all processes.
+            May raise :class:`.stop_request.EvaluationInterrupted` on all of them.
         period: iterations between evaluations.
         patience: end the run after this many results in a row below the best; None never does.
         use_ema: evaluate the averaged weights.
@@ -144,15 +147,13 @@ class Validation(Hook):
 
     def __init__(
         self,
-        evaluate: Callable[[], dict[str, float]],
+        evaluate: Callable[[], dict[str, Any]],
         *,
-        monitor: str,
         period: int,
         patience: int | None = None,
         use_ema: bool = False,
     ) -> None:
         self.evaluate = evaluate
-        self.monitor = monitor
         self.period = period
         self.patience = patience
         self.use_ema = use_ema
@@ -162,18 +163,24 @@ class Validation(Hook):
     def after_iteration(self, trainer: "Trainer", losses: LossRows) -> None:
         if trainer.iteration % self.period and trainer.iteration != trainer.max_iter:
             return
-        metrics = self._evaluate(trainer)
-        value = metrics[self.monitor]
+        result = self._evaluate(trainer)
+        value, name = result["value"], result["primary"]
+        if math.isnan(value):
+            raise ValueError(
+                "the validation set has no annotations to score: give DATASETS.TEST another set, "
+                "or turn TEST.DURING_TRAINING off"
+            )
+        trainer.scalars.update({f"val/{k}": v for k, v in result["metrics"].items()})
         trainer.schedule.observe(value)
         if self.best is None or value >= self.best:
             self.best, self.below_best = value, 0
-            self._save_best(trainer, metrics)
+            self._save_best(trainer, result["metrics"])
         else:
             self.below_best += 1
         logger.info(
             "iteration %d: %s %.4f, best %.4f, %d result(s) below the best since",
             trainer.iteration,
-            self.monitor,
+            name,
             value,
             self.best,
             self.below_best,
@@ -181,11 +188,11 @@ class Validation(Hook):
         if self.patience is not None and self.below_best >= self.patience:
             trainer.terminated = (
                 f"auto termination at iteration {trainer.iteration}: {self.below_best} results in "
-                f"a row below the best {self.monitor} of {self.best:.4f}"
+                f"a row below the best {name} of {self.best:.4f}"
             )
             logger.info(trainer.terminated)
 
-    def _evaluate(self, trainer: "Trainer") -> dict[str, float]:
+    def _evaluate(self, trainer: "Trainer") -> dict[str, Any]:
         with preserved_random_state():
             if self.use_ema and trainer.ema is not None:
                 with trainer.ema.applied_to(trainer.model):

@@ -10,6 +10,10 @@ logger = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+class EvaluationInterrupted(Exception):
+    """An evaluation was asked to stop before its end, on all processes."""
+
+
 class StopRequest:
     """Inside the ``with`` block the first signal only sets a flag; a second SIGINT interrupts.
 

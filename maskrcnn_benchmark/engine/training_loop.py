@@ -33,15 +33,11 @@ from .batches import count_empty, name_images
 from .hooks import Hook
 from .loss_history import LossHistory, NonFiniteLossError
 from .step import TrainingStep
-from .stop_request import StopRequest, ignore_stop_signals
+from .stop_request import EvaluationInterrupted, StopRequest, ignore_stop_signals
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
-
-
-class EvaluationInterrupted(Exception):
-    """A stop was requested while a hook was at work; it starts over when the run continues."""
 
 
 class Trainer:
@@ -100,6 +96,8 @@ class Trainer:
 
         self.iteration = 0
         self.num_unusable = 0
+        # What hooks want to have written beside the losses of this iteration.
+        self.scalars: dict[str, float] = {}
         self.terminated: str | None = None
         self.hooks_pending = False
         self.stop = StopRequest()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from maskrcnn_benchmark.engine.hooks import Hook
-from maskrcnn_benchmark.engine.training_loop import EvaluationInterrupted
+from maskrcnn_benchmark.engine.stop_request import EvaluationInterrupted
 from maskrcnn_benchmark.utils import checkpoint_files, comm
 from maskrcnn_benchmark.utils.checkpoint_files import read_checkpoint
 from tests.engine.tiny_run import KillAt, TinyOptions, run
@@ -106,7 +106,7 @@ class SignalDuringValidation(Hook):
         self.iteration = iteration
 
     def before_train(self, trainer):
-        validation = trainer.hooks[1]
+        validation = trainer.hooks[0]
         evaluate = validation.evaluate
 
         def interrupted():

@@ -12,7 +12,15 @@ from maskrcnn_benchmark.engine.hooks import Hook, Validation
 from maskrcnn_benchmark.engine.loss_history import NonFiniteLossError
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.checkpoint_files import CheckpointError, read_checkpoint
-from tests.engine.tiny_run import KillAt, Record, TinyModel, TinyOptions, make_trainer, run
+from tests.engine.tiny_run import (
+    KillAt,
+    Record,
+    TinyModel,
+    TinyOptions,
+    as_result,
+    make_trainer,
+    run,
+)
 from tests.process_tools import run_world
 
 PLAIN = {"noisy": False, "batch_norm": False, "use_ema": False}
@@ -209,10 +217,11 @@ def test_curves_have_one_point_per_iteration(tmp_path):
     scalars, firsts = Scalars(), []
 
     def prepare(trainer):
-        trainer.hooks[0].make_writer = lambda first: firsts.append(first) or scalars
+        trainer.hooks[1].make_writer = lambda first: firsts.append(first) or scalars
 
     run(tmp_path, TinyOptions(max_iter=7), prepare=prepare)
     assert [step for tag, step in scalars.values if tag == "loss"] == [1, 2, 3, 4, 5, 6, 7]
+    assert [step for tag, step in scalars.values if tag == "val/AP"] == [5, 7]
     assert firsts == [1]
     assert scalars.closed
 
@@ -237,7 +246,7 @@ def test_the_best_weights_are_kept_and_do_not_become_the_ones_to_continue_from(t
     values = iter([0.1, 0.5, 0.5, 0.3])
 
     def prepare(trainer):
-        trainer.hooks[1].evaluate = lambda: {"AP": next(values)}
+        trainer.hooks[0].evaluate = lambda: as_result(next(values))
 
     trainer = run(tmp_path, TinyOptions(max_iter=20, validation_period=5), prepare=prepare)
     best = read_checkpoint(tmp_path / "model_best.pth")
@@ -245,14 +254,14 @@ def test_the_best_weights_are_kept_and_do_not_become_the_ones_to_continue_from(t
     assert "optimizer" not in best
     assert "model_ema" in best
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
-    assert (trainer.hooks[1].best, trainer.hooks[1].below_best) == (0.5, 1)
+    assert (trainer.hooks[0].best, trainer.hooks[0].below_best) == (0.5, 1)
 
 
 def test_the_run_ends_after_patience_results_below_the_best(tmp_path):
     values = iter([0.5, 0.5, 0.3, 0.5, 0.4, 0.3, 0.2])
 
     def prepare(trainer):
-        trainer.hooks[1].evaluate = lambda: {"AP": next(values)}
+        trainer.hooks[0].evaluate = lambda: as_result(next(values))
 
     trainer = run(
         tmp_path, TinyOptions(max_iter=20, validation_period=1, patience=2), prepare=prepare
@@ -267,8 +276,7 @@ def test_validation_sees_the_average_where_asked_and_leaves_the_weights_alone(tm
     seen = []
     trainer.hooks = [
         Validation(
-            lambda: seen.append(weights(trainer)) or {"AP": 0.0},
-            monitor="AP",
+            lambda: seen.append(weights(trainer)) or as_result(0.0),
             period=6,
             use_ema=True,
         )
@@ -353,3 +361,11 @@ def rows_of_run(folder):
     run(folder, TinyOptions(max_iter=2, batch_size=1, batch_norm=False), (record,))
     comm.synchronize()
     return record.losses
+
+
+def test_a_validation_set_without_annotations_is_refused(tmp_path):
+    def prepare(trainer):
+        trainer.hooks[0].evaluate = lambda: as_result(math.nan)
+
+    with pytest.raises(ValueError, match="validation set has no annotations"):
+        run(tmp_path, TinyOptions(validation_period=1), prepare=prepare)

@@ -183,18 +183,22 @@ def make_trainer(folder: str | Path, options: TinyOptions, hooks: tuple[Hook, ..
         save_period=options.save_period,
         ema=ema,
         hooks=[
-            Progress(period=5),
             Validation(
-                lambda: {"AP": validate(model)},
-                monitor="AP",
+                lambda: as_result(validate(model)),
                 period=options.validation_period,
                 patience=options.patience,
                 use_ema=options.use_ema,
             ),
+            Progress(period=5),
             *hooks,
         ],
         seed=7,
     )
+
+
+def as_result(value: float) -> dict:
+    """A value in the form of an evaluator's summary."""
+    return {"value": value, "primary": "AP", "metrics": {"AP": value}}
 
 
 def validate(model: nn.Module) -> float:

@@ -1,0 +1,113 @@
+"""From a batch of a test set to detections, computing nothing twice."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from maskrcnn_benchmark.data.collate import Batch
+from maskrcnn_benchmark.grounding import Query, build_queries, label_to_tokens_from_positive_map
+from maskrcnn_benchmark.modeling.detector import GeneralizedVLRCNN
+from maskrcnn_benchmark.modeling.language_backbone.text_features import TextFeatures
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.structures.boxlist_ops import cat_boxlist
+
+from .batches import groups_of_equal_padding
+
+Detector = Callable[[Batch], list[BoxList]]
+
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class _EncodedQuery:
+    text: TextFeatures
+    label_to_tokens: dict[int, list[int]]
+
+
+class ClassDetector:
+    """Looks for a list of classes in every image.
+
+    The class names of each query are encoded once, on construction; the image once, whatever the
+    number of queries. Detections of all queries are joined without a further suppression.
+
+    Args:
+        model: in evaluation mode.
+        queries: captions of class names.
+        size_divisible: multiple to which a lone image is padded.
+    """
+
+    def __init__(
+        self, model: GeneralizedVLRCNN, queries: Sequence[Query], size_divisible: int
+    ) -> None:
+        self.model = model
+        self.size_divisible = size_divisible
+        self.queries = [
+            _EncodedQuery(model.encode_text([query.caption]), query.label_to_tokens)
+            for query in queries
+        ]
+
+    def __call__(self, batch: Batch) -> list[BoxList]:
+        """Detections of every image on the CPU, in the order of the batch."""
+        found: dict[int, BoxList] = {}
+        for places, images in groups_of_equal_padding(batch.images, self.size_divisible):
+            features = self.model.encode_images(images)
+            per_query = [
+                self.model.detect(images, features, query.text, query.label_to_tokens)
+                for query in self.queries
+            ]
+            for place, parts in zip(places, zip(*per_query)):
+                found[place] = cat_boxlist([part.to(_CPU) for part in parts])
+        return [found[place] for place in range(len(batch.targets))]
+
+
+class CaptionDetector:
+    """Looks in every image for the phrases of its own caption.
+
+    The label of a box is the number of its phrase, from 1: the row of ``positive_map_eval`` (of
+    ``positive_map``, where the dataset has no phrases apart from its boxes).
+
+    Args:
+        model: in evaluation mode.
+        size_divisible: multiple to which a lone image is padded.
+    """
+
+    def __init__(self, model: GeneralizedVLRCNN, size_divisible: int) -> None:
+        self.model = model
+        self.size_divisible = size_divisible
+
+    def __call__(self, batch: Batch) -> list[BoxList]:
+        """Detections of every image on the CPU, in the order of the batch."""
+        found: dict[int, BoxList] = {}
+        for places, images in groups_of_equal_padding(batch.images, self.size_divisible):
+            features = self.model.encode_images(images)
+            for row, place in enumerate(places):
+                target = batch.targets[place]
+                # Alone, so that the longest caption of a batch does not set the length of the rest.
+                (boxes,) = self.model.detect(
+                    type(images)(images.tensors[row : row + 1], [images.image_sizes[row]]),
+                    [level[row : row + 1] for level in features],
+                    self.model.encode_text([target.get_field("caption")]),
+                    label_to_tokens_from_positive_map(_phrase_map(target)),
+                )
+                found[place] = boxes.to(_CPU)
+        return [found[place] for place in range(len(batch.targets))]
+
+
+def _phrase_map(target: BoxList) -> torch.Tensor:
+    name = "positive_map_eval" if target.has_field("positive_map_eval") else "positive_map"
+    return target.get_field(name)
+
+
+def queries_of_dataset(cfg: Any, dataset: Any, tokenizer: Any) -> list[Query]:
+    """Captions that name all classes of a detection set, split as configured and as they fit."""
+    return build_queries(
+        dataset.categories(),
+        tokenizer,
+        separation_tokens=cfg.DATASETS.SEPARATION_TOKENS,
+        chunk_size=cfg.TEST.CHUNKED_EVALUATION,
+        caption_prompt=cfg.DATASETS.CAPTION_PROMPT if cfg.DATASETS.USE_CAPTION_PROMPT else None,
+        suppress=cfg.DATASETS.SUPRESS_QUERY if cfg.DATASETS.USE_SUPRESS_QUERY else (),
+        max_tokens=cfg.MODEL.LANGUAGE_BACKBONE.MAX_QUERY_LEN,
+    )

@@ -1,0 +1,218 @@
+"""Run a model over a test set and score what it finds."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from maskrcnn_benchmark.data.collate import Batch
+from maskrcnn_benchmark.evaluation import (
+    PredictionStore,
+    build_evaluator,
+    check_expected_results,
+    file_identity,
+    fingerprint,
+)
+from maskrcnn_benchmark.modeling.detector import GeneralizedVLRCNN
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.utils import comm
+
+from .detectors import CaptionDetector, ClassDetector, Detector, queries_of_dataset
+from .stop_request import EvaluationInterrupted
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PROGRESS_LINES = 20
+
+# Settings that predictions do not depend on.
+_IRRELEVANT = ("SOLVER", "OUTPUT_DIR", "local_rank", "num_gpus", "AUGMENT")
+
+
+def inference(
+    cfg: Any,
+    model: GeneralizedVLRCNN,
+    data_loader: DataLoader,
+    dataset_name: str,
+    *,
+    output_folder: str | Path | None = None,
+    box_only: bool = False,
+    weights_identity: Any = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
+    """Evaluate a model on one test set; called by all processes together.
+
+    With an output folder, predictions go to disk as they are made, and those that an interrupted
+    run with the same weights and settings left there are used again.
+
+    Args:
+        cfg: settings of the task: TEST, DATASETS, DATALOADER.SIZE_DIVISIBILITY.
+        model: not wrapped; left in evaluation mode.
+        data_loader: every process has its own share of the set, without repetition.
+        dataset_name: for messages.
+        output_folder: where result files go; None writes none.
+        box_only: score boxes without their classes.
+        weights_identity: what tells these weights from others (see
+            :func:`maskrcnn_benchmark.evaluation.fingerprint`); None looks at the weights themselves.
+        should_stop: asked after every batch.
+    Returns:
+        on every process what the evaluator's ``summarize`` gives, and ``expected``: whether the
+        numbers agree with TEST.EXPECTED_RESULTS.
+    Raises:
+        EvaluationInterrupted: on all processes, if one was told to stop.
+        ValueError: TEST.EVAL_TASK or TEST.PRECISION is unknown.
+    """
+    if cfg.TEST.PRECISION not in PRECISIONS:
+        raise ValueError(f"TEST.PRECISION is {cfg.TEST.PRECISION!r}, not one of {list(PRECISIONS)}")
+    dataset = data_loader.dataset
+    evaluator = build_evaluator(cfg, dataset, output_folder, box_only=box_only)
+    model.eval()
+    logger.info("evaluating on %s (%d images)", dataset_name, len(dataset))
+    if output_folder is None:
+        predictions: dict[int, BoxList] = {}
+        done: frozenset[int] = frozenset()
+        store = None
+    else:
+        store = PredictionStore(
+            output_folder, _run_fingerprint(cfg, model, dataset, weights_identity), comm.get_rank()
+        )
+        predictions, done = {}, store.finished
+    # Processes must have read each other's files before one of them writes on.
+    comm.synchronize()
+    try:
+        shares = _share_of_batches(cfg, data_loader)
+        own_ids = [dataset.image_id(index) for batch in shares for index in batch]
+        loader = _loader_without(data_loader, shares, done)
+        for image_id, boxes in _detect(cfg, model, loader, dataset, should_stop):
+            if store is None:
+                predictions[image_id] = boxes
+            else:
+                store.add(image_id, boxes)
+        if comm.any_process(should_stop()):
+            raise EvaluationInterrupted
+        evaluator.update(predictions if store is None else store.items(own_ids))
+    finally:
+        if store is not None:
+            store.close()
+    evaluator.synchronize_between_processes()
+    result = evaluator.summarize()
+    if output_folder is not None:
+        comm.synchronize()
+        if comm.is_main_process():
+            PredictionStore.remove(output_folder)
+    result["expected"] = check_expected_results(
+        result, cfg.TEST.EXPECTED_RESULTS, cfg.TEST.EXPECTED_RESULTS_SIGMA_TOL
+    )
+    return result
+
+
+def _share_of_batches(cfg: Any, loader: DataLoader) -> list[list[int]]:
+    """Sample numbers of this process's batches, the first TEST.SUBSET of them."""
+    batches = [list(batch) for batch in loader.batch_sampler]
+    return batches[: cfg.TEST.SUBSET] if cfg.TEST.SUBSET > 0 else batches
+
+
+def _loader_without(
+    loader: DataLoader, batches: Sequence[Sequence[int]], done: frozenset[int]
+) -> DataLoader:
+    """A loader of the samples that are not done, so that these are not even decoded."""
+    image_id = loader.dataset.image_id
+    remaining = [[index for index in batch if image_id(index) not in done] for batch in batches]
+    return DataLoader(
+        loader.dataset,
+        batch_sampler=[batch for batch in remaining if batch],
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        worker_init_fn=loader.worker_init_fn,
+    )
+
+
+def _detect(
+    cfg: Any,
+    model: GeneralizedVLRCNN,
+    loader: DataLoader,
+    dataset: Any,
+    should_stop: Callable[[], bool],
+) -> Iterator[tuple[int, BoxList]]:
+    """Image id and detections of every sample that the loader has, until told to stop."""
+    if not len(loader):
+        return
+    dtype = PRECISIONS[cfg.TEST.PRECISION]
+    with (
+        torch.no_grad(),
+        torch.autocast(model.device.type, dtype=dtype, enabled=dtype is not None),
+    ):
+        detector = build_detector(cfg, model, dataset)
+        progress = _Progress(len(loader))
+        for batch in loader:
+            yield from _named(dataset, batch, detector(batch))
+            progress.advance(len(batch.targets))
+            if should_stop():
+                return
+
+
+def _named(
+    dataset: Any, batch: Batch, detections: Sequence[BoxList]
+) -> Iterator[tuple[int, BoxList]]:
+    for index, boxes in zip(batch.ids, detections):
+        yield dataset.image_id(index), boxes
+
+
+def build_detector(cfg: Any, model: GeneralizedVLRCNN, dataset: Any) -> Detector:
+    """What TEST.EVAL_TASK asks for: the classes of the set, or the caption of each image.
+
+    An empty task means detection: this model always needs words.
+    """
+    if cfg.TEST.EVAL_TASK not in ("", "detection", "grounding"):
+        raise ValueError(
+            f"TEST.EVAL_TASK is {cfg.TEST.EVAL_TASK!r}; it must be 'detection' or 'grounding'"
+        )
+    size_divisible = cfg.DATALOADER.SIZE_DIVISIBILITY
+    if cfg.TEST.EVAL_TASK == "grounding":
+        return CaptionDetector(model, size_divisible)
+    queries = queries_of_dataset(cfg, dataset, model.tokenizer)
+    logger.info("%d caption(s) of class names, the first: %r", len(queries), queries[0].caption)
+    return ClassDetector(model, queries, size_divisible)
+
+
+def _run_fingerprint(
+    cfg: Any, model: GeneralizedVLRCNN, dataset: Any, weights_identity: Any
+) -> str:
+    settings = {key: value for key, value in cfg.items() if key not in _IRRELEVANT}
+    annotations = getattr(dataset, "ann_file", None)
+    return fingerprint(
+        repr(settings),
+        file_identity(annotations) if annotations else dataset.name,
+        dict(model.state_dict()) if weights_identity is None else weights_identity,
+    )
+
+
+class _Progress:
+    """Log lines with the time left, as many for a short run as for a long one."""
+
+    def __init__(self, num_batches: int) -> None:
+        self.num_batches = num_batches
+        self.every = max(1, num_batches // PROGRESS_LINES)
+        self.batches = self.images = 0
+        self.start = time.perf_counter()
+
+    def advance(self, num_images: int) -> None:
+        self.batches += 1
+        self.images += num_images
+        if self.batches % self.every and self.batches != self.num_batches:
+            return
+        elapsed = time.perf_counter() - self.start
+        left = elapsed / self.batches * (self.num_batches - self.batches)
+        logger.info(
+            "eta: %s  batch %d/%d  %.3f s / image",
+            timedelta(seconds=int(left)),
+            self.batches,
+            self.num_batches,
+            elapsed / self.images,
+        )
