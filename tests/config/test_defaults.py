@@ -9,8 +9,6 @@ from maskrcnn_benchmark.config import cfg, default_config
 
 # Added to the settings of GLIP and FIBER; docs/config.md says what each is for.
 OWN_KEYS = {
-    "MODEL.COMPILE",
-    "MODEL.PLAIN_PATH",
     "DATASETS.FLICKR_ENTITIES_DIR",
     "DATASETS.SKIP_BROKEN_IMAGES",
     "SOLVER.ACCUMULATION_STEPS",

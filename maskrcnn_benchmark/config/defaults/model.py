@@ -21,12 +21,6 @@ def model() -> CfgNode:
 
     node.MASK_ON = False  # datasets return polygons and "segm" is evaluated; no mask head is built
 
-    # Added here: parts compiled with torch.compile, out of "backbone", "language_backbone", "head".
-    node.COMPILE = ()
-    # Added here: follow the published order of operations (one full forward, text padded to
-    # MAX_QUERY_LEN, nothing folded or cached), the reference of tests and benchmarks.
-    node.PLAIN_PATH = False
-
     # Without effect.
     node.BOX_ON = True
     node.KEYPOINT_ON = False
