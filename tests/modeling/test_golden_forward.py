@@ -171,14 +171,19 @@ def test_trimmed_text_gives_the_same_predictions_and_detections(run):
     assert_same_detections(run.case, "MEAN", detect(run, "MEAN", outputs))
 
 
-def test_the_whole_model_called_as_users_call_it(run):
-    settings = run.case.meta["detections"]["MEAN"]
-    run.model.rpn.post_processor.score_aggregation = "MEAN"
-    run.model.rpn.post_processor.score_threshold = settings["threshold"]
-    captions = [run.case.meta["caption"]] * len(run.images)
-    positive_map = {int(label): tokens for label, tokens in run.case.meta["positive_map"].items()}
+def test_the_whole_model_called_as_users_call_it():
+    case = load_case("forward", "B_single")
+    model = model_of(case.meta["config"])
+    model.rpn.post_processor.score_aggregation = "MEAN"
+    model.rpn.post_processor.score_threshold = case.meta["detections"]["MEAN"]["threshold"]
+    tensors, sizes = case.images()
+    positive_map = {int(label): tokens for label, tokens in case.meta["positive_map"].items()}
 
     with torch.no_grad():
-        detections = run.model(run.images, captions=captions, positive_map=positive_map)
+        detections = model(
+            ImageList(tensors, sizes),
+            captions=[case.meta["caption"]] * len(sizes),
+            positive_map=positive_map,
+        )
 
-    assert_same_detections(run.case, "MEAN", detections)
+    assert_same_detections(case, "MEAN", detections)

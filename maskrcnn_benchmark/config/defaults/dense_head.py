@@ -44,6 +44,9 @@ def fusion() -> CfgNode:
     node.USE_LAYER_SCALE = True  # learned scale on what the fusion adds
     node.SEPARATE_BIDIRECTIONAL = False  # one attention per direction, with its own weights
     node.DO_LANG_PROJ_OUTSIDE_CHECKPOINT = False
+    # Added: how "MHA-B" is computed, "folded" (fast) or "plain" (the reference); equal but for
+    # rounding.
+    node.IMPLEMENTATION = "folded"
     node.STABLE_SOFTMAX_2D = False  # subtract the largest attention logit first
     node.CLAMP_MIN_FOR_UNDERFLOW = False  # attention logits at least -50,000
     node.CLAMP_MAX_FOR_OVERFLOW = False  # attention logits at most 50,000

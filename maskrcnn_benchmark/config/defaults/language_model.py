@@ -15,6 +15,9 @@ def language_backbone() -> CfgNode:
     node.LANG_DIM = 768  # width of a token feature, that of MODEL_TYPE
     node.MAX_QUERY_LEN = 256  # longest caption in tokens; token maps have 256 columns
     node.PAD_MAX = True  # pad captions to MAX_QUERY_LEN; False: to the longest of the batch
+    # Added: run on as many token slots as the longest caption of a batch needs, whatever PAD_MAX
+    # says; no detection and no loss depends on padding.
+    node.TRIM_PADDING = True
     node.N_LAYERS = 1  # the last N hidden layers are averaged
     node.MASK_SPECIAL = False  # hide [CLS] and [SEP] from the fusion
     node.FREEZE = False

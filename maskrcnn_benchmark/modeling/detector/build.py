@@ -52,10 +52,11 @@ def _text_options(cfg: Any) -> TextOptions:
     # Without the dot product the softmax of the contrastive loss runs over padding too: the number
     # of slots counts, and is that of the longest caption.
     exact = not fuse.USE_DOT_PRODUCT_TOKEN_LOSS
+    trim = language.TRIM_PADDING or not language.PAD_MAX or exact
     return TextOptions(
         max_tokens=language.MAX_QUERY_LEN,
         # The positional table of CLIP has to be filled.
-        trim=language.MODEL_TYPE != "clip",
+        trim=trim and language.MODEL_TYPE != "clip",
         multiple=1 if exact else 8,
         mask_special=language.MASK_SPECIAL,
         one_hot_classes=cfg.MODEL.DYHEAD.NUM_CLASSES if cfg.DATASETS.ONE_HOT else 0,

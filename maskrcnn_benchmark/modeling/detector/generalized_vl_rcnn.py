@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -164,7 +165,7 @@ class GeneralizedVLRCNN(nn.Module):
         if self.text.mask_for_prediction and self.training:
             input_ids, mlm_labels = mask_tokens(
                 input_ids,
-                vocabulary=list(self.tokenizer.get_vocab().values()),
+                vocabulary=self._vocabulary,
                 mask_token_id=self.tokenizer.mask_token_id,
                 pad_token_id=self.tokenizer.pad_token_id,
                 greenlight_map=greenlight_map if self.text.only_greenlit else None,
@@ -272,6 +273,10 @@ class GeneralizedVLRCNN(nn.Module):
             positive_map = positive_map.to(device)
         features, text = self.fuse(features, text)
         return self.rpn.losses(features, text, targets, positive_map)
+
+    @cached_property
+    def _vocabulary(self) -> list[int]:
+        return list(self.tokenizer.get_vocab().values())
 
     def _slots(self, attention_mask: Tensor) -> int:
         """Token slots that the batch is run on."""

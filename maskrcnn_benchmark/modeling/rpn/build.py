@@ -198,6 +198,7 @@ def _bi_attention(cfg: Any, text_dim: int) -> BiAttentionFuse:
         stable_softmax_2d=fuse.STABLE_SOFTMAX_2D,
         clamp_min=fuse.CLAMP_MIN_FOR_UNDERFLOW,
         clamp_max=fuse.CLAMP_MAX_FOR_OVERFLOW,
+        implementation=fuse.IMPLEMENTATION,
     )
 
 
