@@ -6,9 +6,13 @@ from typing import Any
 from maskrcnn_benchmark.config.dataset_sources import DatasetSource
 from maskrcnn_benchmark.data.datasets.background import Background
 from maskrcnn_benchmark.data.datasets.base import ImageDataset
+from maskrcnn_benchmark.data.datasets.caption_dataset import (
+    CaptionOptions,
+    CaptionTSV,
+    PseudoData,
+)
 from maskrcnn_benchmark.data.datasets.caption_packing import CaptionPacking
 from maskrcnn_benchmark.data.datasets.caption_record import BoxScreen
-from maskrcnn_benchmark.data.datasets.caption_tsv import CaptionOptions, CaptionTSV, PseudoData
 from maskrcnn_benchmark.data.datasets.coco import COCODataset
 from maskrcnn_benchmark.data.datasets.coco_grounding import CocoGrounding
 from maskrcnn_benchmark.data.datasets.detection_captions import (

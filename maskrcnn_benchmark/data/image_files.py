@@ -1,13 +1,18 @@
 """Reading pictures."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from PIL import Image
 
 
 class BrokenSampleError(Exception):
     """One sample of a dataset cannot be used; the others can."""
+
+
+class BrokenRecordError(BrokenSampleError, ValueError):
+    """A record that is not what its file should hold."""
 
 
 class UnreadableImageError(BrokenSampleError, OSError):
@@ -34,3 +39,7 @@ def read_rgb(file: str | Path | BinaryIO, name: str) -> Image.Image:
     # Pillow reports broken files by any of these, depending on the format.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnreadableImageError(f"Image {name} cannot be decoded: {error}") from error
+
+
+PictureReader = Callable[[str | Path | BinaryIO, str], Any]
+"""What decodes pictures: `read_rgb`, or `fast_pictures.read_pixels` with the same arguments."""

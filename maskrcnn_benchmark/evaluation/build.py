@@ -97,9 +97,9 @@ def _voc(cfg: Any, dataset: Any, shared: dict[str, Any]) -> VocEvaluator:
     )
 
 
-def _tsv(cfg: Any, dataset: Any, shared: dict[str, Any]) -> CocoEvaluator:
+def _records(cfg: Any, dataset: Any, shared: dict[str, Any]) -> CocoEvaluator:
     def boxes_of(index: int, size: tuple[int, int]) -> BoxList:
-        return dataset.read_boxes(dataset.source.row(index), size).clip_to_image(remove_empty=True)
+        return dataset.read_boxes(index, size).clip_to_image(remove_empty=True)
 
     return CocoEvaluator(
         lambda: ground_truth_from_boxes(dataset, boxes_of),
@@ -132,7 +132,7 @@ _MAKERS: dict[str, Callable[[Any, Any, dict[str, Any]], DatasetEvaluator]] = {
     "CocoGrounding": _coco,
     "LvisDetection": _lvis,
     "PascalVOCDataset": _voc,
-    "ODTSVDataset": _tsv,
+    "DetectionRecords": _records,
     "FlickrDataset": _flickr,
     "RefExpDataset": _refexp,
 }

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskrcnn_benchmark.data.datasets import CaptionTSV
+from maskrcnn_benchmark.data.datasets.caption_dataset import CaptionOptions
 from maskrcnn_benchmark.data.datasets.caption_packing import CaptionPacking
 from maskrcnn_benchmark.data.datasets.caption_record import BoxScreen, read_record
-from maskrcnn_benchmark.data.datasets.caption_tsv import CaptionOptions
 from maskrcnn_benchmark.data.datasets.grounding_target import GroundingTargetBuilder
-from maskrcnn_benchmark.data.datasets.tsv_file import BrokenRecordError
+from maskrcnn_benchmark.data.image_files import BrokenRecordError
 from maskrcnn_benchmark.data.sample_key import SampleKey
 from maskrcnn_benchmark.data.transforms import Compose, ToTensor
 from maskrcnn_benchmark.grounding import RandomSource

@@ -17,8 +17,8 @@ from PIL import Image
 from maskrcnn_benchmark.data.datasets import CocoDetectionTSV, ODTSVDataset
 from maskrcnn_benchmark.data.datasets.detection_captions import SampledClassesCaptioner
 from maskrcnn_benchmark.data.datasets.grounding_target import GroundingTargetBuilder
-from maskrcnn_benchmark.data.datasets.tsv_file import BrokenRecordError, TSVFile
-from maskrcnn_benchmark.data.image_files import UnreadableImageError
+from maskrcnn_benchmark.data.datasets.tsv_file import TSVFile
+from maskrcnn_benchmark.data.image_files import BrokenRecordError, UnreadableImageError
 from maskrcnn_benchmark.data.sample_key import SampleKey
 from maskrcnn_benchmark.data.transforms import Compose, ToTensor
 from maskrcnn_benchmark.grounding.od_to_grounding import NegativeSampling

@@ -1,6 +1,10 @@
 """Datasets by the format of their files."""
 
-from maskrcnn_benchmark.data.datasets.caption_tsv import CaptionTSV, PseudoData
+from maskrcnn_benchmark.data.datasets.caption_dataset import (
+    CaptionDataset,
+    CaptionTSV,
+    PseudoData,
+)
 from maskrcnn_benchmark.data.datasets.coco import COCODataset
 from maskrcnn_benchmark.data.datasets.coco_grounding import CocoGrounding
 from maskrcnn_benchmark.data.datasets.concat import ConcatDataset, CopiedDataset

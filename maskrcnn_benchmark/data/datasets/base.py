@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from torch.utils.data import Dataset
 
-from maskrcnn_benchmark.data.image_files import BrokenSampleError
+from maskrcnn_benchmark.data.image_files import BrokenSampleError, PictureReader, read_rgb
 from maskrcnn_benchmark.data.sample_key import SampleKey, read_key
 from maskrcnn_benchmark.grounding import RandomSource
 
@@ -29,7 +29,12 @@ class ImageDataset(Dataset):
         transforms: called with (image, target, rng); None returns the PIL image untouched.
         skip_broken: see above. For training only: an evaluation that leaves samples out is
             falsified.
+
+    Attributes:
+        read_picture: how pictures are decoded; INPUT.IMAGE_BACKEND sets another one.
     """
+
+    read_picture: PictureReader = staticmethod(read_rgb)
 
     def __init__(self, name: str, transforms: Callable | None, *, skip_broken: bool = False):
         self.name = name

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from maskrcnn_benchmark.data.datasets.tsv_file import BrokenRecordError
+from maskrcnn_benchmark.data.image_files import BrokenRecordError
 from maskrcnn_benchmark.layers import nms
 
 FORMATS = ("v1", "v2")
@@ -72,7 +72,7 @@ def read_record(content: Any, version: str, where: str) -> CaptionRecord:
 
     Args:
         version: "v1": one entry per box; "v2": boxes and scores grouped by entity, spans per
-            entity.
+            entity. A record that says its "version" itself is read by that.
         where: what messages call the record.
     Raises:
         BrokenRecordError: something is missing, lists differ in length, or a span lies outside the
@@ -80,6 +80,9 @@ def read_record(content: Any, version: str, where: str) -> CaptionRecord:
     """
     if not isinstance(content, Mapping) or not isinstance(content.get("caption"), str):
         raise BrokenRecordError(f"{where} has no caption")
+    version = content.get("version", version)
+    if version not in FORMATS:
+        raise BrokenRecordError(f"{where}: version must be one of {FORMATS}, got {version!r}")
     caption = content["caption"]
     boxes = _list(content, "bboxes", where)
     spans = _list(content, "tokens_positive", where)

@@ -9,7 +9,6 @@ from PIL import Image
 from maskrcnn_benchmark.data.datasets.annotation_file import AnnotationFile
 from maskrcnn_benchmark.data.datasets.base import ImageDataset
 from maskrcnn_benchmark.data.datasets.few_shot import select_few_shot
-from maskrcnn_benchmark.data.image_files import read_rgb
 
 
 class JsonDataset(ImageDataset):
@@ -77,7 +76,7 @@ class JsonDataset(ImageDataset):
     def read_image(self, row: int) -> Image.Image:
         """The picture as RGB."""
         path = self.image_path(row)
-        return read_rgb(path, f"{path} of dataset {self.name}")
+        return self.read_picture(path, f"{path} of dataset {self.name}")
 
     def sizes(self) -> np.ndarray:
         sizes = self.annotation_file.sizes

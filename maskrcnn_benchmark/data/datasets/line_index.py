@@ -1,6 +1,6 @@
-"""Where the rows of a TSV file begin.
+"""Where the rows of a TSV or JSON-lines file begin.
 
-The index of `X.tsv` is `X.lineidx`: the byte offset of every row, one decimal number per line.
+The index of `X.tsv` (and of `X.jsonl`) is `X.lineidx`: the byte offset of every row, one decimal number per line.
 Reading millions of them as text takes seconds and their Python objects hundreds of megabytes in
 every process, so a binary copy `X.lineidx.npy` is kept beside it and memory-mapped.
 """
@@ -28,7 +28,7 @@ def load_line_index(tsv: Path) -> np.ndarray:
         ValueError: the index does not belong to the file.
     """
     if not tsv.is_file():
-        raise FileNotFoundError(f"TSV file {tsv} does not exist")
+        raise FileNotFoundError(f"{tsv} does not exist")
     text, binary = tsv.with_suffix(".lineidx"), tsv.with_suffix(".lineidx.npy")
     if is_fresh(binary, tsv, text):
         offsets = np.load(binary, mmap_mode="r")

@@ -13,14 +13,10 @@ from PIL import Image
 
 from maskrcnn_benchmark.data.datasets.line_index import load_line_index
 from maskrcnn_benchmark.data.image_files import (
-    BrokenSampleError,
+    BrokenRecordError,
     UnreadableImageError,
     read_rgb,
 )
-
-
-class BrokenRecordError(BrokenSampleError, ValueError):
-    """A row that is not what its file should hold."""
 
 
 class TSVFile:
@@ -75,14 +71,24 @@ class TSVFile:
                 raise
             raise BrokenRecordError(f"{self.path}: row {row + 1} is not JSON: {error}") from error
 
-    def image(self, row: int) -> Image.Image:
-        """Last column of a row, a base64-encoded picture, as RGB."""
-        name = f"in row {row + 1} of {self.path}"
+    def image_data(self, row: int) -> tuple[str, bytes]:
+        """First column of a row, and its last one, an encoded picture, decoded from base64.
+
+        Raises:
+            UnreadableImageError: it is not base64.
+        """
+        columns = self.columns(row)
         try:
-            data = base64.b64decode(self.columns(row)[-1])
+            data = base64.b64decode(columns[-1])
         except binascii.Error as error:
-            raise UnreadableImageError(f"Image {name} is not base64: {error}") from error
-        return read_rgb(io.BytesIO(data), name)
+            raise UnreadableImageError(
+                f"Image in row {row + 1} of {self.path} is not base64: {error}"
+            ) from error
+        return columns[0].decode("utf-8", errors="replace"), data
+
+    def image(self, row: int) -> Image.Image:
+        """The picture of a row as RGB."""
+        return read_rgb(io.BytesIO(self.image_data(row)[1]), f"in row {row + 1} of {self.path}")
 
     def _opened(self) -> BinaryIO:
         # A file position shared with a forked process would be moved by it.

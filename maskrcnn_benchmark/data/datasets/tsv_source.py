@@ -1,6 +1,7 @@
 """The YAML file that ties the TSV files of a dataset together."""
 
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -8,22 +9,25 @@ from typing import Any
 import numpy as np
 import yaml
 
-from maskrcnn_benchmark.data.datasets.line_index import is_fresh, save_array
-from maskrcnn_benchmark.data.datasets.tsv_file import BrokenRecordError, TSVFile
-from maskrcnn_benchmark.grounding.od_to_grounding import BACKGROUND_NAME
+from maskrcnn_benchmark.data.datasets.id_index import IdIndex
+from maskrcnn_benchmark.data.datasets.label_map import read_label_map
+from maskrcnn_benchmark.data.datasets.record_source import RecordSource, cached_sizes
+from maskrcnn_benchmark.data.datasets.tsv_file import TSVFile
+from maskrcnn_benchmark.data.image_files import BrokenRecordError
+
+logger = logging.getLogger(__name__)
 
 _HEIGHT = re.compile(rb'"height"\s*:\s*"?(\d+)')
 _WIDTH = re.compile(rb'"width"\s*:\s*"?(\d+)')
 _PAIR = re.compile(rb"(\d+)[\s,]+(\d+)")
 
 
-class TSVSource:
+class TSVSource(RecordSource):
     """Pictures, labels and sizes of a dataset in TSV files.
 
     Keys of the YAML file: `img` (needed), `label`, `hw`, `linelist` (which rows to use, possibly
-        repeated), `labelmap` or
-    `jsondict`, `imageid2idx` (then labels name their picture, instead of standing in the same row).
-    A value is a path as it stands, or relative to the YAML file.
+    repeated), `labelmap` or `jsondict`, `imageid2idx` (then labels name their picture, instead of
+    standing in the same row). A value is a path as it stands, or relative to the YAML file.
 
     Args:
         yaml_file: that file.
@@ -42,7 +46,8 @@ class TSVSource:
         self.images = TSVFile(self.file("img", needed=True))
         self.labels = self._tsv("label")
         self.hw = self._tsv("hw")
-        self.image_row_of_id = self._read_json("imageid2idx")
+        self.image_row_of_id = self._id_index("imageid2idx")
+        self._keys_differ = False
         self.rows = self._read_linelist()
         self._check_lengths()
 
@@ -54,6 +59,48 @@ class TSVSource:
     def row(self, index: int) -> int:
         """Row of the label file (and, without `imageid2idx`, of all files) of a sample."""
         return index if self.rows is None else int(self.rows[index])
+
+    def where(self, index: int) -> str:
+        return f"{self._records.path}: row {self.row(index) + 1}"
+
+    def key(self, index: int) -> str:
+        """Key of the record's row."""
+        return self._records.key(self.row(index))
+
+    def record(self, index: int) -> Any:
+        """The record; an empty one where the set has pictures only."""
+        return {} if self.labels is None else self.labels.json(self.row(index))
+
+    def image_data(self, index: int) -> bytes:
+        row = self.row(index)
+        if self.image_row_of_id is not None:
+            return self.images.image_data(self._named_row(index))[1]
+        key, data = self.images.image_data(row)
+        if self.labels is not None and not self._keys_differ and key != self.labels.key(row):
+            self._keys_differ = True
+            logger.warning(
+                "%s: row %d is %r among the images and %r among the labels. Rows must correspond. "
+                "This is said once.",
+                self.path,
+                row + 1,
+                key,
+                self.labels.key(row),
+            )
+        return data
+
+    @property
+    def _records(self) -> TSVFile:
+        return self.images if self.labels is None else self.labels
+
+    def _named_row(self, index: int) -> int:
+        record = self.record(index)
+        name = str(record.get("img_id")) if isinstance(record, dict) else None
+        row = None if name is None else self.image_row_of_id.get(name)
+        if row is None or row >= len(self.images):
+            raise BrokenRecordError(
+                f"{self.where(index)} names image {name!r}, which 'imageid2idx' lacks"
+            )
+        return row
 
     def file(self, key: str, *, needed: bool = False) -> Path | None:
         """Path that the YAML file gives for a key, or None."""
@@ -67,6 +114,15 @@ class TSVSource:
                 return candidate
         raise FileNotFoundError(f"{self.path}: {key} is {value}, which does not exist")
 
+    def need_labels(self) -> None:
+        """Refuse a set of pictures alone.
+
+        Raises:
+            ValueError: the YAML file names no labels.
+        """
+        if self.labels is None:
+            raise ValueError(f"{self.path} lacks the key 'label'")
+
     def label_map(self) -> dict[str, int]:
         """Class name -> label in the order of the map file, background (0) last.
 
@@ -76,16 +132,7 @@ class TSVSource:
         path = self.file("labelmap") or self.file("jsondict")
         if path is None:
             raise ValueError(f"{self.path} lacks the key 'labelmap'")
-        if path.suffix == ".json":
-            content = json.loads(path.read_text(encoding="utf-8"))
-            names = content.get("label_to_idx", content)
-        else:
-            lines = path.read_text(encoding="utf-8").splitlines()
-            names = {line.split("\t")[0].strip(): i + 1 for i, line in enumerate(lines)}
-        named = {name: int(label) for name, label in names.items() if name != BACKGROUND_NAME}
-        if 0 in named.values():
-            raise ValueError(f"{path}: label 0 stands for the background; labels count from 1")
-        return {**named, BACKGROUND_NAME: 0}
+        return read_label_map(path)
 
     def sizes(self) -> np.ndarray:
         """(num_samples, 2) heights and widths.
@@ -94,25 +141,15 @@ class TSVSource:
             ValueError: the set does not say how large its pictures are.
         """
         if self.image_row_of_id is not None:
-            sizes = self._cached_sizes(self.labels, _size_of_caption_record)
+            sizes = cached_sizes(self.labels.path, _size_of_caption_record)
         elif self.hw is not None:
-            sizes = self._cached_sizes(self.hw, _size_of_hw_record)
+            sizes = cached_sizes(self.hw.path, _size_of_hw_record)
         else:
             raise ValueError(
                 f"{self.path} has no 'hw' file, so the sizes of its pictures are unknown: set "
                 "DATALOADER.ASPECT_RATIO_GROUPING False"
             )
         return sizes if self.rows is None else sizes[self.rows]
-
-    def _cached_sizes(self, file: TSVFile, size_of) -> np.ndarray:
-        cache = file.path.with_suffix(".sizes.npy")
-        if is_fresh(cache, file.path):
-            return np.load(cache, mmap_mode="r")
-        with file.path.open("rb") as rows:
-            sizes = [size_of(line, f"{file.path}: row {i + 1}") for i, line in enumerate(rows)]
-        array = np.array(sizes, dtype=np.int32).reshape(-1, 2)
-        save_array(cache, array)
-        return array
 
     def _read_yaml(self) -> dict[str, Any]:
         if not self.path.is_file():
@@ -126,9 +163,9 @@ class TSVSource:
         path = self.file(key)
         return None if path is None else TSVFile(path)
 
-    def _read_json(self, key: str) -> dict[str, int] | None:
+    def _id_index(self, key: str) -> IdIndex | None:
         path = self.file(key)
-        return None if path is None else json.loads(path.read_text(encoding="utf-8"))
+        return None if path is None else IdIndex(path)
 
     def _read_linelist(self) -> np.ndarray | None:
         path = self.file("linelist")

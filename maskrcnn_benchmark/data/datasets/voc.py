@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from maskrcnn_benchmark.data.datasets.base import ImageDataset
-from maskrcnn_benchmark.data.image_files import read_rgb
 from maskrcnn_benchmark.grounding import RandomSource
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
@@ -62,7 +61,7 @@ class PascalVOCDataset(ImageDataset):
 
     def load(self, index: int, rng: RandomSource) -> tuple:
         path = self.root / "JPEGImages" / f"{self.ids[index]}.jpg"
-        image = read_rgb(path, f"{path} of dataset {self.name}")
+        image = self.read_picture(path, f"{path} of dataset {self.name}")
         target = self.get_groundtruth(index)
         if not self.use_difficult:
             target = target[~target.get_field("difficult")]

@@ -1,4 +1,4 @@
-"""Captions with boxes that a teacher found, in TSV files (CC3M, CC12M, SBU and the like)."""
+"""Captions with boxes: gold, or found by a teacher (CC3M, CC12M, SBU and the like)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,8 +19,8 @@ from maskrcnn_benchmark.data.datasets.grounding_target import (
     GroundedText,
     GroundingTargetBuilder,
 )
-from maskrcnn_benchmark.data.datasets.od_tsv import TSVDataset
-from maskrcnn_benchmark.data.datasets.tsv_file import BrokenRecordError
+from maskrcnn_benchmark.data.datasets.record_source import RecordDataset, RecordSource
+from maskrcnn_benchmark.data.datasets.tsv_source import TSVSource
 from maskrcnn_benchmark.grounding import RandomSource
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
@@ -56,43 +56,32 @@ class CaptionOptions:
             )
 
 
-class CaptionTSV(TSVDataset):
-    """One caption with boxes per sample.
+class CaptionDataset(RecordDataset):
+    """One caption with boxes per sample, from any container.
 
     Args:
+        source: records and pictures.
         targets: builds the targets.
         options: filters and packing.
     """
 
     def __init__(
         self,
-        yaml_file: str | Path,
+        name: str,
+        source: RecordSource,
         transforms: Callable | None,
         *,
         targets: GroundingTargetBuilder,
         options: CaptionOptions,
-        name: str | None = None,
-        clean_labels: bool = False,
         skip_broken: bool = False,
     ):
-        super().__init__(
-            name or str(yaml_file),
-            yaml_file,
-            transforms,
-            clean_labels=clean_labels,
-            skip_broken=skip_broken,
-        )
+        super().__init__(name, source, transforms, skip_broken=skip_broken)
         self.targets = targets
         self.options = options
 
-    def image_id(self, index: int) -> int:
-        """Number of the label row: keys of web images are no numbers."""
-        return self.source.row(index)
-
     def load(self, index: int, rng: RandomSource) -> tuple:
         index, record = self._usable_record(index, rng)
-        row = self.source.row(index)
-        image = self._picture(row, record)
+        image = self.read_image(index)
         # The record gives the size its boxes were found at, which need not be that of the stored
         # picture.
         record = _fit_to(record, image.size)
@@ -105,7 +94,7 @@ class CaptionTSV(TSVDataset):
             masked = (packed.start, packed.start + len(record.caption))
         text = GroundedText(packed.caption, masking_spans=[masked])
         grounded = _grounded_boxes(record, packed.start)
-        extra = {"image_id": torch.tensor([row])}
+        extra = {"image_id": torch.tensor([self.image_id(index)])}
         image, target = self.targets.build(image, grounded, text, self.apply_transforms, rng, extra)
         return image, target, index
 
@@ -115,12 +104,10 @@ class CaptionTSV(TSVDataset):
         Raises:
             BrokenRecordError: it is malformed.
         """
-        row = self.source.row(index)
-        where = f"{self.source.labels.path}: row {row + 1}"
-        content = self.source.labels.json(row)
+        content = self.source.record(index)
         if self.options.without_boxes and isinstance(content, dict):
             content = {**content, "bboxes": [], "scores": [], "tokens_positive": []}
-        record = read_record(content, self.options.version, where)
+        record = read_record(content, self.options.version, self.source.where(index))
         if self.options.screen:
             record = self.options.screen(record)
         return _fit_to(record, record.image_size)
@@ -134,20 +121,8 @@ class CaptionTSV(TSVDataset):
             index = rng.python.randrange(len(self))
         raise ValueError(
             f"Dataset {self.name}: {_MAX_DRAWS} samples drawn, none with {needed} usable box(es); "
-            "lower "
-            "DATASETS.CAPTION_MIN_BOX or DATASETS.CAPTION_CONF"
+            "lower DATASETS.CAPTION_MIN_BOX or DATASETS.CAPTION_CONF"
         )
-
-    def _picture(self, row: int, record: CaptionRecord):
-        rows = self.source.image_row_of_id
-        if rows is None:
-            return self.read_image(row)
-        if str(record.image_id) not in rows:
-            raise BrokenRecordError(
-                f"{self.source.labels.path}: row {row + 1} names image {record.image_id!r}, which "
-                "'imageid2idx' lacks"
-            )
-        return self.source.images.image(rows[str(record.image_id)])
 
     def _pack(self, caption: str, rng: RandomSource) -> PackedCaption:
         packing = self.options.packing
@@ -162,6 +137,37 @@ class CaptionTSV(TSVDataset):
 
     def _count_tokens(self, caption: str) -> int:
         return len(self.targets.tokenizer(caption, verbose=False)["input_ids"])
+
+
+class CaptionTSV(CaptionDataset):
+    """Captions in TSV files.
+
+    Args:
+        yaml_file: see `TSVSource`.
+        clean_labels: see `TSVSource`.
+    """
+
+    def __init__(
+        self,
+        yaml_file: str | Path,
+        transforms: Callable | None,
+        *,
+        targets: GroundingTargetBuilder,
+        options: CaptionOptions,
+        name: str | None = None,
+        clean_labels: bool = False,
+        skip_broken: bool = False,
+    ):
+        source = TSVSource(yaml_file, clean_labels=clean_labels)
+        source.need_labels()
+        super().__init__(
+            name or str(yaml_file),
+            source,
+            transforms,
+            targets=targets,
+            options=options,
+            skip_broken=skip_broken,
+        )
 
 
 class PseudoData(CaptionTSV):
