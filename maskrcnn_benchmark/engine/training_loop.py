@@ -236,6 +236,11 @@ class Trainer:
         self.step.model.train()  # a validation has put it into evaluation mode
         self.hooks_pending = False
 
+    def restart_average(self) -> None:
+        """Let the average of weights begin at the present ones, after these were loaded."""
+        if self.ema is not None:
+            self.ema = ModelEMA(self.model, self.ema.decay)
+
     def save(self, name: str | None = None) -> None:
         """Write a checkpoint to continue from; called by all processes together."""
         self.checkpoints.save(name or f"model_{self.iteration:07d}", self.state_dict())
