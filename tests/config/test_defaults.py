@@ -17,6 +17,7 @@ OWN_KEYS = {
     "SOLVER.AMP_DTYPE",
     "SOLVER.KEEP_LAST_CHECKPOINTS",
     "SOLVER.MAX_NON_FINITE_STEPS",
+    "SOLVER.PULL_TO_START",
     "TEST.PRECISION",
     "local_rank",
     "num_gpus",

@@ -35,6 +35,8 @@ def _optimiser(node: CfgNode) -> None:
     node.WEIGHT_DECAY_BIAS = 0.0
     node.WEIGHT_DECAY_NORM_FACTOR = 1.0  # parameters whose name contains "norm"
     node.MODEL_EMA = 0.0  # decay of the running average of the weights; 0: none
+    # Added here: decoupled L2 pull towards the starting weights in fine-tuning; 0: none.
+    node.PULL_TO_START = 0.0
     node.GRAD_CLIP = 0.0  # without effect; see CLIP_GRADIENTS
     node.WEIGHT_DECAY_HEAD_FACTOR = 1.0  # without effect
 
