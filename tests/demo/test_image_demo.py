@@ -68,10 +68,10 @@ def test_pictures_and_predictions_are_written(tmp_path, capsys):
     pixels = np.random.default_rng(0).integers(0, 255, (64, 80, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "p.png")
     output = tmp_path / "outputs"
-    status = image_demo.main(
-        [str(tmp_path / "p.png"), config_file, "--weights", str(tmp_path / "weights.pth")]
-        + ["--texts", "star. ring", "-c", "--out-dir", str(output), "--device", "cpu"]
-    )
+    weights = str(tmp_path / "weights.pth")
+    options = ["--texts", "star. ring", "-c", "--out-dir", str(output), "--device", "cpu"]
+    picture = str(tmp_path / "p.png")
+    status = image_demo.main([picture, config_file, "--weights", weights, *options])
     assert status == 0
     assert (output / "vis" / "p.png").is_file()
     content = json.loads((output / "preds" / "p.json").read_text())
