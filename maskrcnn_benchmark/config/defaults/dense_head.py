@@ -14,7 +14,7 @@ def dyhead() -> CfgNode:
     node.USE_DFCONV = False  # deformable convolutions (spatial attention)
     node.USE_DYFUSE = False  # attention over the levels of the pyramid
     node.USE_DYRELU = False  # activation that depends on the channel means
-    node.USE_CHECKPOINT = False  # recompute the tower in the backward pass to save memory
+    node.USE_CHECKPOINT = False  # recompute the plain fusion in the backward pass
 
     # Classes including the background. It sizes a convolution that is kept for the published
     # checkpoints (81) and, minus one, the score columns at test where nothing else gives them.
@@ -42,7 +42,7 @@ def fusion() -> CfgNode:
     node.JOINT_EMB_DROPOUT = 0.1
     node.JOINT_MLP_LAYERS = 2
     node.USE_LAYER_SCALE = True  # learned scale on what the fusion adds
-    node.SEPARATE_BIDIRECTIONAL = False  # one attention per direction, with its own weights
+    node.SEPARATE_BIDIRECTIONAL = False  # every level meets the text on its own
     node.DO_LANG_PROJ_OUTSIDE_CHECKPOINT = False
     # Added: how "MHA-B" is computed, "folded" (fast) or "plain" (the reference); equal but for
     # rounding.
