@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from maskrcnn_benchmark.config.file_search import try_to_find
+from maskrcnn_benchmark.config.file_search import find_files, try_to_find
 from maskrcnn_benchmark.config.node import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -12,6 +12,8 @@ logger = logging.getLogger(__name__)
 _IMAGES = ("img_dir", "img_folder")
 _ANNOTATIONS = ("ann_file",)
 _TSV = ("yaml_path", "yaml_file")
+_SHARDS = ("shards",)
+_LABEL_MAP = ("label_map",)
 
 # Dataset class -> {constructor argument: attributes of the entry that may give its path}.
 _PATHS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -28,6 +30,14 @@ _PATHS: dict[str, dict[str, tuple[str, ...]]] = {
     "PhrasecutDetection": {"img_folder": _IMAGES, "ann_file": _ANNOTATIONS},
     "CaptionTSV": {"yaml_file": _TSV},
     "PseudoData": {"yaml_file": _TSV},
+    "CaptionShards": {"shards": _SHARDS},
+    "DetectionShards": {"shards": _SHARDS, "label_map": _LABEL_MAP},
+    "CaptionJsonLines": {"img_folder": _IMAGES, "ann_file": _ANNOTATIONS},
+    "DetectionJsonLines": {
+        "img_folder": _IMAGES,
+        "ann_file": _ANNOTATIONS,
+        "label_map": _LABEL_MAP,
+    },
     "CocoDetectionTSV": {"yaml_file": _TSV},
     "ODTSVDataset": {"yaml_file": _TSV},
     "CocoGrounding": {"img_folder": _IMAGES, "ann_file": _ANNOTATIONS},
@@ -58,9 +68,10 @@ _OTHER_ATTRIBUTES = frozenset(
 
 
 def dataset_class(name: str, entry: Mapping[str, Any]) -> str:
-    """Dataset class of an entry: its `type`, else what its name says.
+    """Dataset class of an entry: its `type`, else what its files or its name say.
 
-    A name decides only where the entry has the files which that class needs, so that
+    Shards and JSON lines are known by their attribute or ending; they hold captions, or with a
+    `label_map` classes. Otherwise a name decides, but only where the entry has the files which that class needs, so that
     "my_mixed_cars" with images and annotations is COCO data.
 
     Raises:
@@ -73,12 +84,21 @@ def dataset_class(name: str, entry: Mapping[str, Any]) -> str:
                 f"known are {', '.join(sorted(_PATHS))}"
             )
         return entry["type"]
+    container = _container(entry)
+    if container is not None:
+        return f"Detection{container}" if _LABEL_MAP[0] in entry else f"Caption{container}"
     if name.endswith("_bg"):
         return "Background"
     for part, kind in _NAME_RULES:
         if part in name and not _missing(kind, entry):
             return kind
     return "COCODataset"
+
+
+def _container(entry: Mapping[str, Any]) -> str | None:
+    if _SHARDS[0] in entry:
+        return "Shards"
+    return "JsonLines" if str(entry.get(_ANNOTATIONS[0], "")).endswith(".jsonl") else None
 
 
 def dataset_arguments(name: str, kind: str, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -97,7 +117,7 @@ def dataset_arguments(name: str, kind: str, entry: Mapping[str, Any]) -> dict[st
     if kind == "CaptionTSV" and "yaml_name" in entry:
         return {"yaml_file": _find(name, _caption_shard(name, entry))}
     arguments: dict[str, Any] = {
-        argument: _find(name, _first(entry, attributes))
+        argument: _find(name, _first(entry, attributes), several=attributes == _SHARDS)
         for argument, attributes in _PATHS[kind].items()
     }
     if kind == "PascalVOCDataset":
@@ -124,9 +144,9 @@ def _first(entry: Mapping[str, Any], attributes: tuple[str, ...]) -> Any:
     return next(entry[attribute] for attribute in attributes if attribute in entry)
 
 
-def _find(name: str, path: Any) -> str:
+def _find(name: str, path: Any, several: bool = False) -> Any:
     try:
-        return try_to_find(path)
+        return find_files(path) if several else try_to_find(path)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"dataset {name}: {error}") from None
 

@@ -7,6 +7,7 @@ from maskrcnn_benchmark.config.dataset_sources import DatasetSource
 from maskrcnn_benchmark.data.datasets.background import Background
 from maskrcnn_benchmark.data.datasets.base import ImageDataset
 from maskrcnn_benchmark.data.datasets.caption_dataset import (
+    CaptionDataset,
     CaptionOptions,
     CaptionTSV,
     PseudoData,
@@ -20,7 +21,10 @@ from maskrcnn_benchmark.data.datasets.detection_captions import (
     DetectionCaptioner,
     SampledClassesCaptioner,
 )
+from maskrcnn_benchmark.data.datasets.detection_records import CaptionedDetectionRecords
 from maskrcnn_benchmark.data.datasets.grounding_target import GroundingTargetBuilder
+from maskrcnn_benchmark.data.datasets.json_lines import JsonLinesSource
+from maskrcnn_benchmark.data.datasets.label_map import read_label_map
 from maskrcnn_benchmark.data.datasets.lvis import LvisDetection
 from maskrcnn_benchmark.data.datasets.od_tsv import CocoDetectionTSV, ODTSVDataset
 from maskrcnn_benchmark.data.datasets.phrase_grounding import (
@@ -30,7 +34,11 @@ from maskrcnn_benchmark.data.datasets.phrase_grounding import (
     PhrasecutDetection,
     RefExpDataset,
 )
+from maskrcnn_benchmark.data.datasets.record_source import RecordSource
 from maskrcnn_benchmark.data.datasets.voc import PascalVOCDataset
+from maskrcnn_benchmark.data.datasets.webdataset_shards import ShardSource
+from maskrcnn_benchmark.data.fast_pictures import read_pixels
+from maskrcnn_benchmark.data.transforms.build import picture_backend
 from maskrcnn_benchmark.grounding import prompts_by_category
 from maskrcnn_benchmark.grounding.od_to_grounding import (
     NegativeSampling,
@@ -70,12 +78,19 @@ class DatasetFactory:
             "CocoDetectionTSV": self._detection_tsv,
             "CaptionTSV": self._captions,
             "PseudoData": self._captions,
+            "CaptionShards": self._caption_records,
+            "CaptionJsonLines": self._caption_records,
+            "DetectionShards": self._detection_records,
+            "DetectionJsonLines": self._detection_records,
             **dict.fromkeys(_PHRASES, self._phrases),
         }
 
     def build(self, source: DatasetSource) -> ImageDataset:
         """One dataset of DATASETS.TRAIN or DATASETS.TEST."""
-        return self._builders[source.factory](source)
+        dataset = self._builders[source.factory](source)
+        if self.transforms is not None and picture_backend(self.cfg) == "torchvision":
+            dataset.read_picture = read_pixels
+        return dataset
 
     @property
     def _skip_broken(self) -> bool:
@@ -167,6 +182,24 @@ class DatasetFactory:
         return dataset
 
     def _detection_tsv(self, source: DatasetSource) -> CocoDetectionTSV:
+        return CocoDetectionTSV(
+            **{**source.args, **self._common(source)}, **self._sampled_detection(source)
+        )
+
+    def _detection_records(self, source: DatasetSource) -> CaptionedDetectionRecords:
+        label_map = read_label_map(source.args["label_map"])
+        if source.factory == "DetectionShards":
+            records: RecordSource = ShardSource(source.args["shards"])
+        else:
+            records = JsonLinesSource(source.args["ann_file"], source.args["img_folder"], label_map)
+        return CaptionedDetectionRecords(
+            source=records,
+            label_map=label_map,
+            **self._common(source),
+            **self._sampled_detection(source),
+        )
+
+    def _sampled_detection(self, source: DatasetSource) -> dict[str, Any]:
         cfg = self.cfg
 
         def make_captioner(names: Mapping[int, str]) -> DetectionCaptioner:
@@ -177,18 +210,26 @@ class DatasetFactory:
                 detection_prompt=cfg.DATASETS.ADD_DET_PROMPT,
             )
 
-        return CocoDetectionTSV(
-            **{**source.args, **self._common(source)},
-            make_captioner=make_captioner,
+        return {
+            "make_captioner": make_captioner,
+            "targets": self._targets(source),
+            "clip": not cfg.DATASETS.DISABLE_CLIP_TO_IMAGE,
+            "masking_allowed": not cfg.MODEL.DYHEAD.FUSE_CONFIG.NO_MASK_FOR_OD,
+        }
+
+    def _caption_records(self, source: DatasetSource) -> CaptionDataset:
+        if source.factory == "CaptionShards":
+            records: RecordSource = ShardSource(source.args["shards"])
+        else:
+            records = JsonLinesSource(source.args["ann_file"], source.args["img_folder"])
+        return CaptionDataset(
+            source=records,
+            **self._common(source),
             targets=self._targets(source),
-            clip=not cfg.DATASETS.DISABLE_CLIP_TO_IMAGE,
-            masking_allowed=not cfg.MODEL.DYHEAD.FUSE_CONFIG.NO_MASK_FOR_OD,
+            options=self._caption_options(packing=True),
         )
 
     def _captions(self, source: DatasetSource) -> CaptionTSV:
-        datasets = self.cfg.DATASETS
-        if datasets.DIVER_BOX_FOR_VQA:
-            raise ValueError("DATASETS.DIVER_BOX_FOR_VQA (question answering) is not supported")
         packing = source.factory == "CaptionTSV"
         cls = CaptionTSV if packing else PseudoData
         return cls(
@@ -196,11 +237,13 @@ class DatasetFactory:
             **self._common(source),
             targets=self._targets(source),
             options=self._caption_options(packing=packing),
-            clean_labels=datasets.REPLACE_CLEAN_LABEL,
+            clean_labels=self.cfg.DATASETS.REPLACE_CLEAN_LABEL,
         )
 
     def _caption_options(self, *, packing: bool) -> CaptionOptions:
         datasets = self.cfg.DATASETS
+        if datasets.DIVER_BOX_FOR_VQA:
+            raise ValueError("DATASETS.DIVER_BOX_FOR_VQA (question answering) is not supported")
         screen = BoxScreen(datasets.CAPTION_CONF, datasets.CAPTION_NMS)
         packer = CaptionPacking(
             datasets.PACK_RANDOM_CAPTION_NUMBER,

@@ -33,12 +33,17 @@ def read_rgb(file: str | Path | BinaryIO, name: str) -> Image.Image:
         with Image.open(file) as image:
             return image.convert("RGB")
     except FileNotFoundError:
-        raise FileNotFoundError(
-            f"Image {name} does not exist. Is the image folder of the dataset right?"
-        ) from None
+        raise missing_picture(name) from None
     # Pillow reports broken files by any of these, depending on the format.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UnreadableImageError(f"Image {name} cannot be decoded: {error}") from error
+
+
+def missing_picture(name: str) -> FileNotFoundError:
+    """The error of a picture that is not there."""
+    return FileNotFoundError(
+        f"Image {name} does not exist. Is the image folder of the dataset right?"
+    )
 
 
 PictureReader = Callable[[str | Path | BinaryIO, str], Any]

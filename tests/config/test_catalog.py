@@ -10,7 +10,7 @@ from maskrcnn_benchmark.config.dataset_sources import (
     dataset_sources,
 )
 from maskrcnn_benchmark.config.dataset_types import dataset_class
-from maskrcnn_benchmark.config.file_search import try_to_find
+from maskrcnn_benchmark.config.file_search import expand_braces, find_files, try_to_find
 from maskrcnn_benchmark.config.paths_catalog import DatasetCatalog, ModelCatalog
 
 
@@ -178,6 +178,30 @@ class TestPackagedDatasets:
             DatasetCatalog.get("coco_2017_val_grounding")
 
 
+class TestSetsOfFiles:
+    def test_braces_stand_for_ranges_and_alternatives(self):
+        assert expand_braces("{08..11}/{a,b}.tar") == [
+            f"{number}/{letter}.tar" for number in ("08", "09", "10", "11") for letter in "ab"
+        ]
+
+    @pytest.mark.parametrize("pattern", ["web/{0..1}.tar", "web/*.tar", "web", "web/?.tar"])
+    def test_every_way_to_name_shards_finds_them_in_order(self, data_root, pattern):
+        root = data_root("web/1.tar", "web/0.tar", "web/0.tar.idx")
+        assert find_files(pattern) == [str(root / "web/0.tar"), str(root / "web/1.tar")]
+
+    def test_several_patterns_are_joined(self, data_root):
+        root = data_root("a/0.tar", "b/0.tar")
+        assert find_files(["b/0.tar", "a"]) == [str(root / "b/0.tar"), str(root / "a/0.tar")]
+        assert find_files(str(root / "a/*.tar")) == [str(root / "a/0.tar")]
+
+    def test_what_is_missing_is_named(self, data_root):
+        data_root("web/0.tar")
+        with pytest.raises(FileNotFoundError, match=r"2 of 3 files .*first: web/1\.tar"):
+            find_files("web/{0..2}.tar")
+        with pytest.raises(FileNotFoundError, match=r"none/\*\.tar names no file; searched in"):
+            find_files("none/*.tar")
+
+
 ENTRY = {"img_dir": "mine", "ann_file": "mine/a.json"}
 
 
@@ -222,6 +246,29 @@ class TestRegisteredDatasets:
     @pytest.mark.parametrize("name", ["my_mixed_cars", "x_dtest", "vocal", "a_caption"])
     def test_a_name_decides_only_where_the_files_fit(self, name):
         assert dataset_class(name, ENTRY) == "COCODataset"
+
+    @pytest.mark.parametrize(
+        ("entry", "kind"),
+        [
+            ({"shards": "web/*.tar"}, "CaptionShards"),
+            ({"shards": "web/*.tar", "label_map": "map.json"}, "DetectionShards"),
+            ({"img_dir": "mine", "ann_file": "a.jsonl"}, "CaptionJsonLines"),
+            ({"img_dir": "mine", "ann_file": "a.jsonl", "label_map": "m"}, "DetectionJsonLines"),
+        ],
+    )
+    def test_files_decide_before_names(self, entry, kind):
+        assert dataset_class("my_flickr_mixed_grounding", entry) == kind
+
+    def test_shards_are_found_below_the_data_root(self, data_root):
+        root = data_root("web/0.tar", "web/1.tar", "map.json")
+        config = register(web={"shards": "web/{0..1}.tar", "label_map": "map.json"})
+        config.merge_from_list(["DATASETS.TRAIN", "('web',)"])
+        (source,) = dataset_sources(config, is_train=True)
+        assert source.factory == "DetectionShards"
+        assert source.args == {
+            "shards": [str(root / "web/0.tar"), str(root / "web/1.tar")],
+            "label_map": str(root / "map.json"),
+        }
 
     def test_an_unknown_type_lists_the_known_ones(self):
         with pytest.raises(ConfigError, match=r"unknown type 'coco'; known are .*COCODataset"):

@@ -12,6 +12,7 @@ from maskrcnn_benchmark.data import make_data_loader
 from maskrcnn_benchmark.data.build import write_schedule_length
 from maskrcnn_benchmark.data.sample_key import SampleKey
 from tests.data.conftest import make_coco_folder
+from tests.data.containers import DETECTION, GROUNDING, write_json_lines, write_shards
 from tests.data.test_caption_data import V1, write_captions
 from tests.data.test_tsv import CAT, DOG, write_detection_set
 
@@ -287,6 +288,87 @@ def test_tsv_and_caption_sets_are_built_by_their_type(tmp_path, bert_tokenizer):
     for batch in batches:
         assert len(batch.positive_map) == sum(len(target) for target in batch.targets)
         assert (batch.positive_map.sum(dim=1) > 0).all()
+
+
+def container_sets(tmp_path):
+    """Four samples of every kind in every container; (name, register entry) pairs."""
+    lines = [{"grounding": GROUNDING}] * 4
+    write_shards(tmp_path / "web", [V1] * 4)
+    objects = {"objects": [DOG, CAT]}
+    write_shards(tmp_path / "od", [objects] * 4)
+    captions = write_json_lines(tmp_path / "lines", lines)
+    detection = write_json_lines(tmp_path / "od_lines", [{"detection": DETECTION}] * 4)
+    label_map = tmp_path / "labels.json"
+    label_map.write_text('{"dog": 1, "cat": 2, "cow": 3}')
+    return {
+        "web": {"shards": f"{tmp_path}/web/s-{{000..001}}.tar"},
+        "od_shards": {"shards": str(tmp_path / "od"), "label_map": str(label_map)},
+        "lines": {"img_dir": str(captions.parent / "images"), "ann_file": str(captions)},
+        "od_lines": {
+            "img_dir": str(detection.parent / "images"),
+            "ann_file": str(detection),
+            "label_map": str(label_map),
+        },
+    }
+
+
+@pytest.mark.parametrize("name", ["web", "od_shards", "lines", "od_lines"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_run_sees_the_same_batches_from_every_container(
+    tmp_path, bert_tokenizer, name, workers
+):
+    cfg = configuration(
+        container_sets(tmp_path),
+        *("DATASETS.TRAIN", f"('{name}',)", "DATASETS.TRAIN_DATASETNAME_SUFFIX", ""),
+        *("DATASETS.CONTROL_PROB", "(0.0, 0.0, 0.5, 0.0)", "DATASETS.RANDOM_SAMPLE_NEG", "2"),
+        *("DATASETS.PACK_RANDOM_CAPTION_NUMBER", "2", "SOLVER.MAX_EPOCH", "3"),
+        *("DATALOADER.NUM_WORKERS", str(workers)),
+    )
+
+    whole = list(make_data_loader(cfg, tokenizer=bert_tokenizer))
+    resumed = list(make_data_loader(cfg, start_iter=2, tokenizer=bert_tokenizer))
+
+    assert len(whole) == 6
+    assert same_batches(resumed, whole[2:])
+    for batch in whole:
+        assert len(batch.positive_map) == sum(len(target) for target in batch.targets) > 0
+        assert (batch.positive_map.sum(dim=1) > 0).all()
+
+
+def test_all_kinds_of_data_mix_with_copies(tmp_path, bert_tokenizer):
+    sets = container_sets(tmp_path)
+    cfg = configuration(
+        sets,
+        *("DATASETS.TRAIN", str(tuple(sets)), "DATASETS.TRAIN_DATASETNAME_SUFFIX", ""),
+        *("DATASETS.CONTROL_PROB", "(0.0, 0.0, 0.5, 0.0)", "DATASETS.RANDOM_SAMPLE_NEG", "2"),
+        *("DATASETS.GENERAL_COPY", "3", "SOLVER.MAX_EPOCH", "1"),
+    )
+
+    batches = list(make_data_loader(cfg, tokenizer=bert_tokenizer))
+
+    assert len(batches) == 4 * 4 * 3 // 2
+    assert cfg.SOLVER.DATASET_LENGTH == 48
+
+
+def test_tensor_pictures_give_the_batches_of_pil_but_for_rounding(generated, bert_tokenizer):
+    plain = list(make_data_loader(generated("SOLVER.MAX_EPOCH", "2"), tokenizer=bert_tokenizer))
+    options = ("SOLVER.MAX_EPOCH", "2", "INPUT.IMAGE_BACKEND", "torchvision")
+
+    fast = list(make_data_loader(generated(*options), tokenizer=bert_tokenizer))
+
+    assert len(plain) == len(fast) == 8
+    for one, other in zip(plain, fast):
+        assert one.ids == other.ids
+        assert all(torch.equal(a.bbox, b.bbox) for a, b in zip(one.targets, other.targets))
+        # The standard deviation is 1 here, so a difference of one is one step of 255.
+        difference = (one.images.tensors - other.images.tensors).abs()
+        assert difference.max() <= 2.001
+        assert difference.gt(0.5).float().mean() < 0.1
+
+
+def test_an_unknown_picture_backend_is_refused(generated, bert_tokenizer):
+    with pytest.raises(ValueError, match=r"INPUT\.IMAGE_BACKEND must be 'pil' or 'torchvision'"):
+        make_data_loader(generated("INPUT.IMAGE_BACKEND", "cv2"), tokenizer=bert_tokenizer)
 
 
 def test_sampled_captions_need_control_probabilities(tmp_path, bert_tokenizer):

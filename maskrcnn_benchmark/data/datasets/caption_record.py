@@ -104,6 +104,8 @@ def read_record(content: Any, version: str, where: str) -> CaptionRecord:
         size = int(content["img_w"]), int(content["img_h"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise BrokenRecordError(f"{where} is malformed: {error!r}") from error
+    if min(size) < 1:
+        raise BrokenRecordError(f"{where}: width and height must be positive, got {size}")
     if len(box_tensor) != len(score_tensor) or not torch.isfinite(box_tensor).all():
         raise BrokenRecordError(f"{where}: a box is not finite or has no score")
     return CaptionRecord(caption, box_tensor, score_tensor, spans, size, content.get("img_id"))

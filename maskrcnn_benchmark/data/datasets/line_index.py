@@ -54,10 +54,11 @@ def save_array(path: Path, array: np.ndarray) -> bool:
     """Write an array beside the data, whole or not at all; False where the folder cannot be
     written.
     """
-    return _write_whole(path, lambda file: np.save(file, array))
+    return write_whole(path, lambda file: np.save(file, array))
 
 
-def _write_whole(path: Path, write: Callable[[BinaryIO], None]) -> bool:
+def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> bool:
+    """Write a file beside the data, whole or not at all; False where that is impossible."""
     # Processes that start together may all write: each to a file of its own, the last one stays.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -97,5 +98,5 @@ def _scan(tsv: Path, text: Path) -> np.ndarray:
     offsets = np.concatenate(starts)
     offsets = offsets[offsets < position]
     content = "".join(f"{offset}\n" for offset in offsets.tolist()).encode()
-    _write_whole(text, lambda file: file.write(content))
+    write_whole(text, lambda file: file.write(content))
     return offsets

@@ -5,6 +5,7 @@ shards, JSON lines. All containers hold the same records, described in docs/data
 """
 
 import io
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,9 @@ import numpy as np
 
 from maskrcnn_benchmark.data.datasets.base import ImageDataset
 from maskrcnn_benchmark.data.datasets.line_index import is_fresh, save_array
+from maskrcnn_benchmark.data.image_files import BrokenRecordError, UnreadableImageError
+
+logger = logging.getLogger(__name__)
 
 
 class RecordSource(ABC):
@@ -98,21 +102,43 @@ class RecordDataset(ImageDataset):
     def read_image(self, index: int):
         """The picture of a sample."""
         data = self.source.image_data(index)
-        name = f"{self.source.key(index)!r} ({self.source.where(index)})"
-        return self.read_picture(io.BytesIO(data), name)
+        try:
+            return self.read_picture(io.BytesIO(data), f"of {self.source.where(index)}")
+        except UnreadableImageError as error:
+            raise UnreadableImageError(f"{error} (key {self.source.key(index)!r})") from error
 
 
 def cached_sizes(path: Path, size_of: Callable[[bytes, str], tuple[int, int]]) -> np.ndarray:
     """(num_rows, 2) int32 heights and widths of a file of lines, kept beside it as `.sizes.npy`.
 
+    Rows that give no size are counted in a warning and stand as (1, 1): sizes only group pictures
+    into batches, and a row that is broken is reported when it is read.
+
     Args:
         size_of: (height, width) of one line; the second argument is what messages call it.
+    Raises:
+        ValueError: not one row gives a size.
     """
     cache = path.with_suffix(".sizes.npy")
     if is_fresh(cache, path):
         return np.load(cache, mmap_mode="r")
+    sizes, broken = [], []
     with path.open("rb") as lines:
-        sizes = [size_of(line, f"{path}: row {i + 1}") for i, line in enumerate(lines)]
+        for i, line in enumerate(lines):
+            try:
+                sizes.append(size_of(line, f"{path}: row {i + 1}"))
+            except BrokenRecordError as error:
+                broken.append(error)
+                sizes.append((1, 1))
+    if broken:
+        if len(broken) == len(sizes):
+            raise ValueError(f"No row of {path} gives a size; the first: {broken[0]}")
+        logger.warning(
+            "%d of %d rows give no size of their picture (first: %s)",
+            len(broken),
+            len(sizes),
+            broken[0],
+        )
     array = np.array(sizes, dtype=np.int32).reshape(-1, 2)
     save_array(cache, array)
     return array

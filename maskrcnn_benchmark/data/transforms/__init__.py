@@ -5,6 +5,7 @@ from maskrcnn_benchmark.data.transforms.resize import resized_size
 from maskrcnn_benchmark.data.transforms.transforms import (
     Compose,
     Normalize,
+    NormalizePixels,
     RandomHorizontalFlip,
     Resize,
     ToTensor,

@@ -5,6 +5,7 @@ import logging
 from maskrcnn_benchmark.data.transforms.transforms import (
     Compose,
     Normalize,
+    NormalizePixels,
     RandomHorizontalFlip,
     Resize,
     ToTensor,
@@ -28,14 +29,28 @@ def build_transforms(cfg, is_train: bool) -> Compose:
     else:
         min_sizes, max_size = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
         flip_probability = 0.0
+    to_input = [ToTensor(), build_normalize(cfg)]
+    if picture_backend(cfg) == "torchvision":
+        to_input = [NormalizePixels(*_normalisation(cfg))]
     return Compose(
         [
             Resize(min_sizes, max_size, fixed=cfg.INPUT.FIX_RES),
             RandomHorizontalFlip(flip_probability),
-            ToTensor(),
-            build_normalize(cfg),
+            *to_input,
         ]
     )
+
+
+def picture_backend(cfg) -> str:
+    """INPUT.IMAGE_BACKEND.
+
+    Raises:
+        ValueError: neither "pil" nor "torchvision".
+    """
+    backend = cfg.INPUT.IMAGE_BACKEND
+    if backend not in ("pil", "torchvision"):
+        raise ValueError(f"INPUT.IMAGE_BACKEND must be 'pil' or 'torchvision', not {backend!r}")
+    return backend
 
 
 def build_normalize(cfg) -> Normalize:
@@ -44,10 +59,14 @@ def build_normalize(cfg) -> Normalize:
     Raises:
         ValueError: neither says what the network sees.
     """
+    return Normalize(*_normalisation(cfg))
+
+
+def _normalisation(cfg) -> tuple:
     pixel_format = cfg.INPUT.FORMAT or ("bgr255" if cfg.INPUT.TO_BGR255 else "")
     if not pixel_format:
         raise ValueError(
             "INPUT.TO_BGR255 is False and INPUT.FORMAT empty: set INPUT.FORMAT, for example to "
             "'rgb' or 'bgr255'"
         )
-    return Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD, pixel_format)
+    return cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD, pixel_format
