@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from maskrcnn_benchmark.evaluation.attributes import attribute_accuracies
 from maskrcnn_benchmark.evaluation.average_precision import (
     PrecisionRecall,
     precision_recall,
@@ -50,7 +51,7 @@ CSV_ROWS = ("AP", "AP50", "APs", "APm", "APl")
 
 
 class CocoEvaluator(BoxesEvaluator):
-    """AP of boxes, equal to pycocotools.
+    """AP of boxes, equal to pycocotools; for categories with attributes also their accuracies.
 
     Files: ``bbox.json``, ``bbox.csv``, ``coco_results.pth``, ``predictions.pth``,
     ``metrics.json``.
@@ -110,7 +111,12 @@ class CocoEvaluator(BoxesEvaluator):
                 self.output_folder / "coco_results.pth",
                 {"bbox": {name: metrics[name] for name in PRECISIONS}},
             )
-        return Scores(metrics, _table(metrics), per_category_precision(curves, ground_truth))
+        table = _table(metrics)
+        accuracies = attribute_accuracies(ground_truth, detections)
+        if accuracies:
+            metrics |= accuracies
+            table += "\n " + "  ".join(f"{name} {value:.3f}" for name, value in accuracies.items())
+        return Scores(metrics, table, per_category_precision(curves, ground_truth))
 
 
 def per_category_precision(curves: PrecisionRecall, ground_truth: GroundTruth) -> dict[str, float]:

@@ -17,8 +17,8 @@ from maskrcnn_benchmark.layers.deform_conv import DeformConv, ModulatedDeformCon
 
 NormBuilder = Callable[[int], nn.Module]
 
-BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-"""Bottlenecks per stage, by depth."""
+BLOCKS = {26: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+"""Bottlenecks per stage, by depth; 26 is for small models that start from scratch."""
 
 
 class Stem(nn.Module):
