@@ -24,7 +24,13 @@ def free_port() -> int:
 def process_context() -> multiprocessing.context.BaseContext:
     """Starts processes from a server that has imported torch but run nothing: clean and quick."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "tests.engine.tiny_run"])
+    context.set_forkserver_preload(
+        [
+            "tests.engine.tiny_run",
+            "maskrcnn_benchmark.engine.trainer",
+            "transformers.models.bert.modeling_bert",
+        ]
+    )
     return context
 
 

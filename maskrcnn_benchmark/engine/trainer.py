@@ -1,5 +1,6 @@
 """A whole training run from a configuration: build, resume or load, train."""
 
+import inspect
 import logging
 from pathlib import Path
 from typing import Any
@@ -164,11 +165,14 @@ def _amp_dtype(cfg: CfgNode) -> torch.dtype | None:
 def _distribute(cfg: CfgNode, model: nn.Module, device: torch.device) -> nn.Module:
     if comm.get_world_size() == 1:
         return model
+    # The newer name of the same option; the older one warns there.
+    renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    share_buffers = "forward_sync_buffers" if renamed else "broadcast_buffers"
     return DistributedDataParallel(
         model,
         device_ids=[device] if device.type == "cuda" else None,
-        broadcast_buffers=cfg.MODEL.BACKBONE.USE_BN,
         find_unused_parameters=cfg.SOLVER.FIND_UNUSED_PARAMETERS,
+        **{share_buffers: cfg.MODEL.BACKBONE.USE_BN},
     )
 
 
