@@ -12,6 +12,7 @@ from maskrcnn_benchmark.config.file_search import try_to_find
 from maskrcnn_benchmark.evaluation.base import DatasetEvaluator, EvaluationError
 from maskrcnn_benchmark.evaluation.coco import CocoEvaluator
 from maskrcnn_benchmark.evaluation.flickr import CaptionItem, FlickrEvaluator
+from maskrcnn_benchmark.evaluation.flickr_entities import sentences_of_annotations
 from maskrcnn_benchmark.evaluation.ground_truth import GroundTruth, read_ground_truth
 from maskrcnn_benchmark.evaluation.lvis import LvisEvaluator
 from maskrcnn_benchmark.evaluation.proposals import ProposalEvaluator
@@ -114,6 +115,10 @@ def _flickr(cfg: Any, dataset: Any, shared: dict[str, Any]) -> FlickrEvaluator:
             f"DATASETS.FLICKR_GT_TYPE must be 'separate' or 'merged', not "
             f"{cfg.DATASETS.FLICKR_GT_TYPE!r}"
         )
+    if not cfg.DATASETS.FLICKR_ENTITIES_DIR:
+        merged = cfg.DATASETS.FLICKR_GT_TYPE == "merged"
+        sentences = sentences_of_annotations(dataset.ann_file, merge_boxes=merged)
+        return FlickrEvaluator(sentences, _caption_items(dataset), **shared)
     return FlickrEvaluator.from_folder(
         try_to_find(cfg.DATASETS.FLICKR_ENTITIES_DIR),
         "test" if "test" in dataset.name else "val",

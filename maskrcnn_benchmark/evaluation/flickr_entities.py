@@ -7,6 +7,7 @@ Plummer et al., "Flickr30k Entities", IJCV 123(1), 2017.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Set
@@ -86,6 +87,45 @@ def load_entities(folder: str | Path, split: str, *, merge_boxes: bool) -> Groun
             ]
             if grounded:
                 sentences[image_id, sentence_id] = grounded
+    return sentences
+
+
+def sentences_of_annotations(path: str | Path, *, merge_boxes: bool = False) -> GroundedSentences:
+    """Phrases and boxes of an MDETR-style annotation file itself, for sets of one's own.
+
+    A box belongs to the phrase whose spans in ``tokens_positive_eval`` of the image entry are its
+    own ``tokens_positive``.
+
+    Raises:
+        FileNotFoundError: the file is not there.
+        AnnotationError: a phrase has no box.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"annotation file {path} does not exist")
+    data = json.loads(path.read_bytes())
+    boxes_of_spans: dict[int, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
+    for row in data["annotations"]:
+        x, y, width, height = row["bbox"]
+        spans = json.dumps(row.get("tokens_positive"))
+        boxes_of_spans[row["image_id"]][spans].append([x, y, x + width, y + height])
+    sentences: dict[tuple[int, int], list[GroundedPhrase]] = {}
+    for entry in data["images"]:
+        known = boxes_of_spans[entry["id"]]
+        phrases = []
+        for number, spans in enumerate(entry.get("tokens_positive_eval", ())):
+            boxes = np.array(known.get(json.dumps(spans), ()), np.float64)
+            if not len(boxes):
+                raise AnnotationError(
+                    f"{path}: no box of entry {entry['id']} has the tokens_positive {spans}, which "
+                    "its tokens_positive_eval asks for"
+                )
+            text = " ".join(entry["caption"][begin:end] for begin, end in spans)
+            words_before = len(entry["caption"][: spans[0][0]].split())
+            phrase = Phrase(text, words_before, number, ())
+            phrases.append(GroundedPhrase(phrase, _around(boxes) if merge_boxes else boxes))
+        if phrases:
+            sentences[int(entry["original_img_id"]), int(entry["sentence_id"])] = phrases
     return sentences
 
 

@@ -26,6 +26,7 @@ from maskrcnn_benchmark.evaluation import (
     build_evaluator,
     evaluate,
 )
+from maskrcnn_benchmark.evaluation.ground_truth import AnnotationError
 from tests.evaluation.box_sets import annotations, prediction
 
 BOX = [10.0, 20.0, 40.0, 50.0]
@@ -177,6 +178,44 @@ def test_flickr_takes_its_folder_split_and_protocol_from_the_config(tmp_path, gt
 
     assert isinstance(evaluator, FlickrEvaluator)
     assert evaluator.summarize()["metrics"]["Recall@1_animals"] == recall
+
+
+@pytest.mark.parametrize(("gt_type", "recall"), [("separate", 1.0), ("merged", 0.0)])
+def test_sets_in_the_form_of_flickr_can_be_scored_by_their_own_boxes(tmp_path, gt_type, recall):
+    path = write_grounding_file(
+        tmp_path / "own.json",
+        original_img_id=30,
+        sentence_id=0,
+        tokens_positive_eval=[[[2, 5]]],
+    )
+    content = json.loads(path.read_text())
+    second = {**content["annotations"][0], "id": 2, "bbox": [120.0, 20.0, 40.0, 50.0]}
+    path.write_text(json.dumps(content | {"annotations": [*content["annotations"], second]}))
+    settings = cfg.clone()
+    settings.merge_from_list(
+        ["DATASETS.FLICKR_ENTITIES_DIR", "", "DATASETS.FLICKR_GT_TYPE", gt_type]
+    )
+    dataset = FlickrDataset(tmp_path, path, None, targets=None, name="grounding_seen")
+
+    evaluator = build_evaluator(settings, dataset)
+    evaluator.update({30: prediction((1, 0.9, CORNERS))})
+
+    assert evaluator.summarize()["metrics"]["Recall@1_all"] == recall
+
+
+def test_a_phrase_without_box_is_refused_where_the_file_is_its_own_ground_truth(tmp_path):
+    path = write_grounding_file(
+        tmp_path / "own.json",
+        original_img_id=30,
+        sentence_id=0,
+        tokens_positive_eval=[[[0, 1]]],
+    )
+    settings = cfg.clone()
+    settings.merge_from_list(["DATASETS.FLICKR_ENTITIES_DIR", ""])
+    dataset = FlickrDataset(tmp_path, path, None, targets=None, name="grounding_seen")
+
+    with pytest.raises(AnnotationError, match="no box of entry 30"):
+        build_evaluator(settings, dataset)
 
 
 def test_referring_expressions_are_keyed_by_their_entries(tmp_path):

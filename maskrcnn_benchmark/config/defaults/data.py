@@ -100,7 +100,7 @@ def _which_data(node: CfgNode) -> None:
     node.LVIS_USE_NORMAL_AP = False  # LVIS: the usual AP instead of the fixed AP
     node.FLICKR_GT_TYPE = "separate"  # Flickr30k: any box of a phrase counts, or all "merged"
     # Added here: Flickr30k Entities release (Annotations, Sentences, split lists), searched as
-    # every path.
+    # every path. Empty: the boxes of the annotation file itself.
     node.FLICKR_ENTITIES_DIR = "flickr30k/flickr30k"
     # Added here: images that cannot be read are counted and left out instead of stopping.
     node.SKIP_BROKEN_IMAGES = False
