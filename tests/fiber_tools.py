@@ -115,11 +115,9 @@ def build_golden_model(name: str, overrides: dict[str, Any] | None = None) -> Fu
     return model
 
 
-def tiny_config(overrides: dict[str, Any] | None = None) -> Any:
-    """A fused detector of the published kind that runs in a blink."""
-    config = default_config.clone()
-    config.merge_from_file(str(REPOSITORY / "configs" / "refcoco.yaml"))
-    settings = {
+def tiny_settings() -> dict[str, Any]:
+    """What makes a published fused detector small enough to run in a blink."""
+    return {
         "MODEL.DEVICE": "cpu",
         "MODEL.WEIGHT": "",
         "MODEL.BACKBONE.OUT_CHANNELS": 32,
@@ -136,9 +134,14 @@ def tiny_config(overrides: dict[str, Any] | None = None) -> Any:
         "MODEL.DYHEAD.CHANNELS": 32,
         "MODEL.DYHEAD.NUM_CONVS": 1,
         "MODEL.DYHEAD.USE_CHECKPOINT": False,
-        **(overrides or {}),
     }
-    for key, value in settings.items():
+
+
+def tiny_config(overrides: dict[str, Any] | None = None) -> Any:
+    """``configs/refcoco.yaml`` with ``tiny_settings``."""
+    config = default_config.clone()
+    config.merge_from_file(str(REPOSITORY / "configs" / "refcoco.yaml"))
+    for key, value in {**tiny_settings(), **(overrides or {})}.items():
         config.merge_from_list([key, value])
     return config
 

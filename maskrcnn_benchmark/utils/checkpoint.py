@@ -29,6 +29,8 @@ POINTER = "last_checkpoint"
 _PERIODIC = re.compile(r"model_(\d{7})\.pth")
 # Parts that a configuration switches on or off without changing what the rest computes.
 _OPTIONAL = re.compile(r"(cls_logits|tunable_linear|mlm_head)\.")
+# What only FIBER's "v3" has; without it such weights compute something else.
+_FUSION_V3 = re.compile(r"\.norm_i2t_i\.")
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,11 @@ def _require_same_model(report: LoadReport, path: str | os.PathLike) -> None:
             f"{path} does not fit the configured model: {len(unfilled)} of its values stay "
             f"unfilled, for example {unfilled[0]}. Use the config file that belongs to these "
             f"weights.\n{report.table()}"
+        )
+    if any(_FUSION_V3.search(name) for name in left_over):
+        raise CheckpointError(
+            f"{path} does not fit the configured model: it was trained with "
+            "MODEL.BACKBONE.FUSION_VERSION 'v3'. Use the config file that belongs to these weights."
         )
     if len(left_over) > 0.05 * len(report.loaded):
         raise CheckpointError(
