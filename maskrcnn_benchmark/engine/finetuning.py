@@ -66,14 +66,20 @@ class FinetuningRun:
         task_file: None where the configuration file itself is the task.
         config: frozen, OUTPUT_DIR is the folder of the run.
         seed: of --shuffle_seeds.
-        trains: False if the initial weights are the result.
+        shots: training images per class; 0: all; ``NO_TRAINING``: the initial weights are the
+            result.
     """
 
     task: str
     task_file: str | None
     config: CfgNode
     seed: int | None
-    trains: bool
+    shots: int
+
+    @property
+    def trains(self) -> bool:
+        """False if the initial weights are the result."""
+        return self.shots != NO_TRAINING
 
     @property
     def folder(self) -> Path:
@@ -128,9 +134,9 @@ def plan_runs(
             config.OUTPUT_DIR = str(Path(base.OUTPUT_DIR) / folder)
             apply_tuning_mode(config)
             config.freeze()
-            trains = schedule is None or schedule.shots != NO_TRAINING
+            shots = config.DATASETS.FEW_SHOT if schedule is None else schedule.shots
             name = Path(task_file or config_file).stem
-            runs.append(FinetuningRun(name, task_file, config, seed, trains))
+            runs.append(FinetuningRun(name, task_file, config, seed, shots))
     return runs
 
 
@@ -150,10 +156,12 @@ def expand_task_files(pattern: str) -> list[str]:
                 f"--ft-tasks: no file matches {item} (working folder {Path.cwd()})"
             )
         found += matches
-    distinct = list({Path(path).resolve(): path for path in reversed(found)}.values())[::-1]
+    distinct: dict[Path, str] = {}
+    for path in found:
+        distinct.setdefault(Path(path).resolve(), path)
     if len(distinct) < len(found):
         logger.warning("--ft-tasks names %d file(s) twice", len(found) - len(distinct))
-    return distinct
+    return list(distinct.values())
 
 
 def parse_seeds(text: str | None) -> list[int]:
@@ -204,9 +212,8 @@ def _apply_schedule(config: CfgNode, schedule: Schedule, prepared_data: bool) ->
                 "with --shuffle_seeds or DATASETS.SHUFFLE_SEED, or leave --use_prepared_data away."
             )
         config.DATASETS[key] = (name,)
-    if schedule.validation_shots in (1, 3):
-        # Fewer images than processes would leave some without work.
-        config.DATASETS.GENERAL_COPY_TEST = 4
+    # The original repeated small validation sets, so that every process had an image; here a process
+    # without one waits for the others.
 
 
 def resolve_last_checkpoint(weight: str) -> str:

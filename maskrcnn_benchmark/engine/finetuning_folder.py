@@ -57,7 +57,7 @@ def describe_owner(run: FinetuningRun) -> dict[str, Any]:
     datasets = run.config.DATASETS
     return {
         "task": run.task,
-        "shots": datasets.FEW_SHOT if run.trains else None,
+        "shots": run.shots,
         "shuffle_seed": datasets.SHUFFLE_SEED,
         "tuning": run.config.SOLVER.TUNING_HIGHLEVEL_OVERRIDE,
         "train": {
