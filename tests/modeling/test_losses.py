@@ -2,7 +2,6 @@
 
 import copy
 import math
-import random
 
 import pytest
 import torch
@@ -12,17 +11,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from maskrcnn_benchmark.layers import token_sigmoid_focal_loss
 from maskrcnn_benchmark.layers.iou_loss import giou_loss
-from maskrcnn_benchmark.modeling.language_backbone.text_features import TextFeatures
-from maskrcnn_benchmark.modeling.rpn.anchor_generator import AnchorGenerator
 from maskrcnn_benchmark.modeling.rpn.assignment import atss_assign
 from maskrcnn_benchmark.modeling.rpn.box_coder import BoxCoder
 from maskrcnn_benchmark.modeling.rpn.contrastive_losses import (
-    ShallowContrastive,
     contrastive_align_loss,
 )
 from maskrcnn_benchmark.modeling.rpn.head_outputs import (
     ContrastiveEmbeddings,
-    HeadOutputs,
     ShallowContrastiveInputs,
 )
 from maskrcnn_benchmark.modeling.rpn.losses import (
@@ -30,74 +25,21 @@ from maskrcnn_benchmark.modeling.rpn.losses import (
     centerness_targets,
     masked_language_loss,
 )
-from maskrcnn_benchmark.structures.bounding_box import BoxList
 from tests.golden_tools import load_units
+from tests.modeling.loss_cases import (
+    BOXES,
+    NUM_TOKENS,
+    all_real,
+    head_outputs,
+    matched_boxes,
+    shallow_case,
+    shallow_loss,
+    targets_with,
+    text_with,
+    token_map,
+    two_levels,
+)
 from tests.process_tools import run_world
-
-NUM_TOKENS = 12
-BOXES = ([[3.0, 5.0, 30.0, 29.0], [20.0, 18.0, 61.0, 55.0]], [[1.0, 30.0, 33.0, 62.0]])
-
-
-def head_outputs(batch_size=2, seed=0, num_tokens=NUM_TOKENS, **extra):
-    """Random predictions on a level of 8 x 8 cells of 8 pixels and one of 4 x 4 cells of 16."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def random_maps(channels):
-        return [
-            torch.randn(batch_size, channels, side, side, generator=generator).requires_grad_()
-            for side in (8, 4)
-        ]
-
-    return HeadOutputs(
-        box_regression=random_maps(4),
-        centerness=random_maps(1),
-        fused_features=[],
-        token_logits=[
-            torch.randn(batch_size, side * side, num_tokens, generator=generator).requires_grad_()
-            for side in (8, 4)
-        ],
-        **extra,
-    )
-
-
-def two_levels():
-    generator = AnchorGenerator([[16], [32]], [1.0], (8, 16))
-    return generator([torch.empty(1, 1, 8, 8), torch.empty(1, 1, 4, 4)])
-
-
-def targets_with(boxes, **fields):
-    targets = []
-    for number, own in enumerate(boxes):
-        target = BoxList(torch.tensor(own).reshape(-1, 4), (64, 64))
-        target.add_field("labels", torch.arange(1, len(own) + 1))
-        for name, values in fields.items():
-            target.add_field(name, torch.tensor(values[number]))
-        targets.append(target)
-    return targets
-
-
-def text_with(masks, **fields):
-    masks = torch.as_tensor(masks)
-    nothing = torch.empty(len(masks), 0)
-    return TextFeatures(nothing, nothing, nothing, masks=masks, **fields)
-
-
-def all_real(batch_size=2, num_tokens=NUM_TOKENS):
-    return text_with(torch.ones(batch_size, num_tokens, dtype=torch.int64))
-
-
-def token_map(num_boxes=3, num_tokens=NUM_TOKENS):
-    """Box ``i`` is described by the tokens ``2 i + 1`` and ``2 i + 2``."""
-    rows = torch.zeros(num_boxes, num_tokens)
-    for box in range(num_boxes):
-        rows[box, 2 * box + 1 : 2 * box + 3] = 1
-    return rows
-
-
-def matched_boxes(targets):
-    boxes = torch.cat([target.bbox for target in targets])
-    return atss_assign(two_levels(), boxes, [len(t) for t in targets], topk=5).matched_box
-
 
 # ------------------------------------------------------------------ single terms
 
@@ -469,159 +411,6 @@ def test_nothing_waits_for_the_device():
 
 def test_without_shallow_contrast_there_are_no_parameters():
     assert not list(ATSSLoss().state_dict())
-
-
-# --------------------------------------------------------------- shallow contrast
-
-
-def shallow_case(batch_size=2, seed=5):
-    generator = torch.Generator().manual_seed(seed)
-    outputs = head_outputs(batch_size)
-    outputs.shallow_contrastive = ShallowContrastiveInputs(
-        text=torch.randn(batch_size, NUM_TOKENS, 6, generator=generator).requires_grad_(),
-        image_levels=[
-            torch.randn(batch_size, 5, side, side, generator=generator).requires_grad_()
-            for side in (8, 4)
-        ],
-    )
-    od_labels = [[4, 9], [9]]
-    token_labels = [[-1, 4, 4, 9, 9, 9] + [-1] * 6, [-1, 8, 8, -1, 9, 9] + [-1] * 6]
-    targets = targets_with(
-        BOXES, original_od_label=od_labels, positive_map_for_od_labels=token_labels
-    )
-    return outputs, targets
-
-
-def shallow_loss(**settings):
-    torch.manual_seed(0)
-    settings = {"image_dim": 5, "text_dim": 6, "hidden_dim": 3, "num_tokens": 16, **settings}
-    return ATSSLoss(topk=5, shallow=ShallowContrastive(**settings))
-
-
-def scalar_shallow_loss(loss, outputs, targets, matched, selected):
-    """The definition with loops, for ``selected[b]`` = list of (anchor, is positive)."""
-    shallow = outputs.shallow_contrastive
-    pyramid = torch.cat([level.flatten(2).transpose(1, 2) for level in shallow.image_levels], 1)
-    text = F.pad(shallow.text, (0, 0, 0, 4))
-    text = F.normalize(loss.shallow_contrastive_projection_text(text), dim=-1)
-    rows = F.pad(token_map(), (0, 4))
-    nodes = []
-    for image, anchors in enumerate(selected):
-        for anchor, positive in anchors:
-            feature = pyramid[image, anchor] if anchor is not None else torch.zeros(5)
-            vector = F.normalize(loss.shallow_contrastive_projection_image(feature), dim=-1)
-            box = int(matched[image, anchor]) if positive else None
-            nodes.append((image, vector, box, anchor is not None))
-    od_labels = torch.cat([t.get_field("original_od_label") for t in targets]).tolist()
-
-    def belongs(node, image, token):
-        own_image, _, box, _ = node
-        if box is None:
-            return False
-        if own_image == image:
-            return bool(rows[box, token])
-        labels = targets[image].get_field("positive_map_for_od_labels").tolist() + [-1] * 4
-        return labels[token] == od_labels[box]
-
-    total = 0.0
-    slots = [(image, token) for image in range(len(selected)) for token in range(16)]
-    for node in nodes:
-        z = torch.stack(
-            [node[1] @ text[i, t] if t < NUM_TOKENS else torch.tensor(-1e6) for i, t in slots]
-        )
-        hits = torch.tensor([belongs(node, i, t) for i, t in slots])
-        if hits.any():
-            total = total - z.log_softmax(0)[hits].mean()
-    for i, t in slots:
-        z = torch.stack([n[1] @ text[i, t] if n[3] else torch.tensor(-1e6) for n in nodes])
-        hits = torch.tensor([belongs(node, i, t) for node in nodes])
-        if hits.any():
-            total = total - z.log_softmax(0)[hits].mean()
-    return total / 2 / (matched >= 0).sum()
-
-
-def test_shallow_contrast_with_zero_features_agrees_with_its_definition():
-    outputs, targets = shallow_case()
-    loss = shallow_loss(zero_pads=True)
-    matched = matched_boxes(targets)
-    positives = [(image >= 0).nonzero().flatten().tolist() for image in matched]
-    longest = max(map(len, positives))
-    selected = [
-        [(a, True) for a in own] + [(None, False)] * (longest - len(own)) for own in positives
-    ]
-
-    found = loss(outputs, two_levels(), targets, token_map(), all_real())
-
-    expected = scalar_shallow_loss(loss, outputs, targets, matched, selected)
-    torch.testing.assert_close(found["loss_shallow_contrastive"], expected, rtol=1e-4, atol=1e-6)
-
-
-def test_shallow_contrast_with_negatives_agrees_with_its_definition():
-    outputs, targets = shallow_case()
-    loss = shallow_loss()
-    matched = matched_boxes(targets)
-    positives = [(image >= 0).nonzero().flatten().tolist() for image in matched]
-    longest = max(map(len, positives))
-    random.seed(7)
-    selected = []
-    for own in positives:
-        others = [anchor for anchor in range(80) if anchor not in own]
-        fill = sorted(random.sample(others, longest - len(own)))
-        selected.append([(a, True) for a in own] + [(a, False) for a in fill])
-
-    random.seed(7)
-    found = loss(outputs, two_levels(), targets, token_map(), all_real())
-
-    expected = scalar_shallow_loss(loss, outputs, targets, matched, selected)
-    torch.testing.assert_close(found["loss_shallow_contrastive"], expected, rtol=1e-4, atol=1e-6)
-
-
-def test_shallow_contrast_limits_the_positives_of_an_image():
-    outputs, targets = shallow_case()
-    loss = shallow_loss(max_positive_anchors=3)
-
-    random.seed(1)
-    found = loss(outputs, two_levels(), targets, token_map(), all_real())[
-        "loss_shallow_contrastive"
-    ]
-    found.backward()
-
-    touched = sum(
-        int(level.grad.abs().sum(dim=1).gt(0).sum())
-        for level in outputs.shallow_contrastive.image_levels
-    )
-    assert touched == 6
-
-
-def test_shallow_contrast_of_images_without_boxes_is_zero():
-    outputs, _ = shallow_case()
-    targets = targets_with(
-        ([], []),
-        original_od_label=[[], []],
-        positive_map_for_od_labels=[[-1] * NUM_TOKENS] * 2,
-    )
-
-    found = shallow_loss()(outputs, two_levels(), targets, None, all_real())
-
-    assert found["loss_shallow_contrastive"] == 0
-
-
-def test_shallow_contrast_names_its_parameters_as_published():
-    assert set(shallow_loss().state_dict()) == {
-        "shallow_contrastive_projection_image.weight",
-        "shallow_contrastive_projection_image.bias",
-        "shallow_contrastive_projection_text.weight",
-        "shallow_contrastive_projection_text.bias",
-        "shallow_log_scale",
-    }
-
-
-def test_detection_labels_that_do_not_match_the_boxes_are_refused():
-    outputs, targets = shallow_case()
-    targets[1].add_field("original_od_label", torch.tensor([9, 9]))
-
-    with pytest.raises(ValueError, match="target 1 has 1 boxes and 2 entries of original_od_label"):
-        shallow_loss()(outputs, two_levels(), targets, token_map(), all_real())
 
 
 # ------------------------------------------------------------------ several ranks
