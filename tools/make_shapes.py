@@ -7,7 +7,16 @@ import json
 import time
 from pathlib import Path
 
-from maskrcnn_benchmark.data.shapes import SplitPlan, read_with_one_attribute, write_split
+import numpy as np
+
+from maskrcnn_benchmark.data.shapes import (
+    SplitPlan,
+    all_kinds,
+    read_with_one_attribute,
+    write_split,
+)
+from maskrcnn_benchmark.data.shapes.captions import relational_scene
+from maskrcnn_benchmark.data.shapes.render import draw_scene
 
 
 def plans(scale: float, seed: int) -> list[SplitPlan]:
@@ -46,8 +55,14 @@ def main() -> None:
         "--workers", type=int, default=None, help="processes; one per core when absent"
     )
     parser.add_argument("--force", action="store_true", help="write splits again that are complete")
+    parser.add_argument(
+        "--picture", type=Path, help="draw a single picture, print its sentences and write no split"
+    )
     args = parser.parse_args()
 
+    if args.picture:
+        _write_picture(args.picture, args.seed)
+        return
     chosen = plans(args.scale, args.seed)
     unknown = set(args.only or ()) - {plan.name for plan in chosen}
     if unknown:
@@ -65,6 +80,20 @@ def main() -> None:
         )
         if plan.format == "detection" and plan.name != "detection_train":
             _write_readers(path)
+
+
+def _write_picture(path: Path, seed: int) -> None:
+    """A scene of kinds that are never trained on, with a relation that decides."""
+    rng = np.random.default_rng(seed)
+    found = None
+    while found is None:
+        found = relational_scene(rng, all_kinds(held_out=True), num_others=3)
+    picture, boxes = draw_scene(rng, found.scene)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, quality=94)
+    print(f"{path}: {found.caption.text!r} or {found.expression!r}")
+    for item, box in zip(found.scene, boxes, strict=True):
+        print(f"  {item.size} {item.kind.name} at x, y, width, height {box}")
 
 
 def _is_complete(plan: SplitPlan, path: Path) -> bool:

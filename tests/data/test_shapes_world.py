@@ -1,11 +1,14 @@
 """The shapes world: what is promised of its scenes, pictures and annotations."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from maskrcnn_benchmark.config import cfg
+from maskrcnn_benchmark.data import make_data_loader
 from maskrcnn_benchmark.data.shapes import (
     COLOURS,
     SHAPES,
@@ -14,9 +17,14 @@ from maskrcnn_benchmark.data.shapes import (
     read_with_one_attribute,
     write_split,
 )
+from maskrcnn_benchmark.data.shapes.attributes import PLURALS, SIZES
 from maskrcnn_benchmark.data.shapes.captions import caption_of_scene, relational_scene
 from maskrcnn_benchmark.data.shapes.render import draw_scene
 from maskrcnn_benchmark.data.shapes.scene import PlacedObject, random_scene, stands
+from maskrcnn_benchmark.modeling.detector import build_detection_model
+from maskrcnn_benchmark.modeling.language_backbone import build_tokenizer
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def test_every_shape_and_every_colour_has_two_held_out_partners():
@@ -139,3 +147,71 @@ def test_touching_is_measured_between_squares():
     assert stands(first, "left of", right)
     assert stands(right, "right of", first)
     assert not stands(first, "above", right)
+
+
+VARIANTS = ("A", "B", "C")
+
+
+def configuration(variant, *overrides):
+    config = cfg.clone()
+    config.merge_from_file(REPOSITORY / f"configs/shapes/glip_{variant}.yaml")
+    encoder = str(REPOSITORY / "configs/shapes/text_encoder")
+    config.merge_from_list(
+        [
+            "MODEL.LANGUAGE_BACKBONE.MODEL_TYPE",
+            encoder,
+            "MODEL.LANGUAGE_BACKBONE.TOKENIZER_TYPE",
+            encoder,
+            *overrides,
+        ]
+    )
+    return config
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_models_of_the_world_have_five_to_twelve_million_parameters(variant):
+    model = build_detection_model(configuration(variant))
+    size = sum(p.numel() for p in model.parameters())
+    assert (3e6 if variant == "A" else 5e6) < size < 12e6
+
+
+def test_the_variants_differ_in_fusion_and_in_their_training_sets_alone():
+    def flat(node, prefix=""):
+        for key, value in node.items():
+            name = f"{prefix}{key}"
+            if isinstance(value, dict):
+                yield from flat(value, f"{name}.")
+            else:
+                yield name, value
+
+    a, b, c = (dict(flat(configuration(variant))) for variant in VARIANTS)
+    fusion = "MODEL.DYHEAD.FUSE_CONFIG."
+    assert all(key.startswith(fusion) for key in a if a[key] != b[key])
+    assert [key for key in b if b[key] != c[key]] == ["DATASETS.TRAIN"]
+
+
+def test_every_word_of_the_world_is_one_token():
+    tokenizer = build_tokenizer(configuration("C"))
+    kinds = all_kinds(held_out=True) + all_kinds(held_out=False)
+    words = {word for kind in kinds for word in kind.name.split()}
+    words |= set(PLURALS.values()) | set(SIZES)
+    words |= {"a", "an", "and", "two", "three", "four", "left", "right", "of", "above", "below"}
+    for word in sorted(words):
+        assert len(tokenizer.tokenize(word)) == 1, word
+        assert tokenizer.unk_token not in tokenizer.tokenize(word)
+
+
+def test_a_written_world_is_served_as_captions_with_tied_words(tmp_path, monkeypatch):
+    folder = tmp_path / "shapes"
+    write_split(SplitPlan("detection_train", 8, False, "detection"), folder, 1)
+    write_split(SplitPlan("grounding_train", 8, False, "grounding"), folder, 1)
+    monkeypatch.setenv("DATASET", str(tmp_path))
+    config = configuration("C", "DATALOADER.NUM_WORKERS", 0, "SOLVER.MAX_ITER", 2)
+    tokenizer = build_tokenizer(config)
+
+    loader = make_data_loader(config, is_train=True, tokenizer=tokenizer)
+    batch = next(iter(loader))
+
+    assert batch.images.tensors.shape == (8, 3, 192, 192)
+    assert len(batch.positive_map) == sum(len(target) for target in batch.targets)
+    assert (batch.positive_map.sum(1) > 0).all()
