@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -12,12 +12,20 @@ from maskrcnn_benchmark.modeling.detector import GeneralizedVLRCNN
 from maskrcnn_benchmark.modeling.language_backbone.text_features import TextFeatures
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.boxlist_ops import cat_boxlist
+from maskrcnn_benchmark.structures.image_list import ImageList
 
 from .batches import groups_of_equal_padding
 
 Detector = Callable[[Batch], list[BoxList]]
 
 _CPU = torch.device("cpu")
+
+
+class ImageDetector(Protocol):
+    """What finds boxes in normalised images, whoever resized them."""
+
+    def detect(self, images: ImageList, targets: Sequence[BoxList]) -> list[BoxList]:
+        """Detections of every image on the CPU, in pixels of the (unpadded) input."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +58,20 @@ class ClassDetector:
 
     def __call__(self, batch: Batch) -> list[BoxList]:
         """Detections of every image on the CPU, in the order of the batch."""
+        return self.detect(batch.images, batch.targets)
+
+    def detect(self, images: ImageList, targets: Sequence[BoxList]) -> list[BoxList]:
+        """Detections of every image on the CPU; the targets are not read."""
         found: dict[int, BoxList] = {}
-        for places, images in groups_of_equal_padding(batch.images, self.size_divisible):
-            features = self.model.encode_images(images)
+        for places, group in groups_of_equal_padding(images, self.size_divisible):
+            features = self.model.encode_images(group)
             per_query = [
-                self.model.detect(images, features, query.text, query.label_to_tokens)
+                self.model.detect(group, features, query.text, query.label_to_tokens)
                 for query in self.queries
             ]
             for place, parts in zip(places, zip(*per_query)):
                 found[place] = cat_boxlist([part.to(_CPU) for part in parts])
-        return [found[place] for place in range(len(batch.targets))]
+        return [found[place] for place in range(len(images))]
 
 
 class CaptionDetector:
@@ -79,20 +91,24 @@ class CaptionDetector:
 
     def __call__(self, batch: Batch) -> list[BoxList]:
         """Detections of every image on the CPU, in the order of the batch."""
+        return self.detect(batch.images, batch.targets)
+
+    def detect(self, images: ImageList, targets: Sequence[BoxList]) -> list[BoxList]:
+        """Detections of every image on the CPU; its target has the caption and the phrases."""
         found: dict[int, BoxList] = {}
-        for places, images in groups_of_equal_padding(batch.images, self.size_divisible):
-            features = self.model.encode_images(images)
+        for places, group in groups_of_equal_padding(images, self.size_divisible):
+            features = self.model.encode_images(group)
             for row, place in enumerate(places):
-                target = batch.targets[place]
+                target = targets[place]
                 # Alone, so that the longest caption of a batch does not set the length of the rest.
                 (boxes,) = self.model.detect(
-                    type(images)(images.tensors[row : row + 1], [images.image_sizes[row]]),
+                    ImageList(group.tensors[row : row + 1], [group.image_sizes[row]]),
                     [level[row : row + 1] for level in features],
                     self.model.encode_text([target.get_field("caption")]),
                     label_to_tokens_from_positive_map(_phrase_map(target)),
                 )
                 found[place] = boxes.to(_CPU)
-        return [found[place] for place in range(len(batch.targets))]
+        return [found[place] for place in range(len(images))]
 
 
 def _phrase_map(target: BoxList) -> torch.Tensor:

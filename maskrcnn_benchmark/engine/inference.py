@@ -23,6 +23,7 @@ from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils import comm
 
 from .detectors import CaptionDetector, ClassDetector, Detector, queries_of_dataset
+from .multi_scale import build_multi_scale_detector
 from .stop_request import EvaluationInterrupted
 
 logger = logging.getLogger(__name__)
@@ -175,10 +176,12 @@ def build_detector(cfg: Any, model: GeneralizedVLRCNN, dataset: Any) -> Detector
         )
     size_divisible = cfg.DATALOADER.SIZE_DIVISIBILITY
     if cfg.TEST.EVAL_TASK == "grounding":
-        return CaptionDetector(model, size_divisible)
-    queries = queries_of_dataset(cfg, dataset, model.tokenizer)
-    logger.info("%d caption(s) of class names, the first: %r", len(queries), queries[0].caption)
-    return ClassDetector(model, queries, size_divisible)
+        detector = CaptionDetector(model, size_divisible)
+    else:
+        queries = queries_of_dataset(cfg, dataset, model.tokenizer)
+        logger.info("%d caption(s) of class names, the first: %r", len(queries), queries[0].caption)
+        detector = ClassDetector(model, queries, size_divisible)
+    return build_multi_scale_detector(cfg, detector) if cfg.TEST.USE_MULTISCALE else detector
 
 
 def _run_fingerprint(

@@ -259,6 +259,31 @@ def test_referring_expressions_are_found_in_batches_as_alone(tmp_path):
         )
 
 
+@pytest.mark.parametrize("merging", ["none", "soft-vote"])
+def test_several_sizes_and_mirror_images_of_every_picture_are_merged(world, tmp_path, merging):
+    views = ("TEST.SCALES", (48, 64), "TEST.RANGES", ((0, 1000), (0, 1000)), "TEST.FLIP", True)
+    options = ("TEST.USE_MULTISCALE", True, "TEST.SPECIAL_NMS", merging, *views)
+
+    run_inference(world, *options, "TEST.IMS_PER_BATCH", 3, output=tmp_path / "all")
+    run_inference(world, *options, "TEST.CHUNKED_EVALUATION", 1, output=tmp_path / "chunks")
+
+    found = boxes_in(tmp_path / "all")
+    assert {image for image, _ in found} == set(range(100, 100 + NUM_IMAGES))
+    assert {category for _, category in boxes_in(tmp_path / "chunks")} == {1, 2, 3}
+
+
+def test_one_view_of_the_usual_size_finds_what_the_plain_test_finds(world, tmp_path):
+    view = ("TEST.SCALES", (64,), "TEST.RANGES", ((0, 1000),), "TEST.FLIP", False)
+    size = ("TEST.MAX_SIZE", 96, "TEST.PRE_NMS_TOP_N", 100)
+
+    run_inference(world, output=tmp_path / "plain")
+    run_inference(world, "TEST.USE_MULTISCALE", True, *view, *size, output=tmp_path / "view")
+
+    plain, seen = boxes_in(tmp_path / "plain"), boxes_in(tmp_path / "view")
+    for key, rows in plain.items():
+        assert rows[0][0] == pytest.approx(seen[key][0][0], abs=2e-3), key
+
+
 def test_missed_expectations_are_reported(world, caplog):
     config = read_config(
         world / "config.yaml", "TEST.EXPECTED_RESULTS", [["bbox", "AP", [0.9, 0.01]]]
