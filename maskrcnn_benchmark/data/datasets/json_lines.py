@@ -44,13 +44,13 @@ class JsonLinesSource(RecordSource):
     ):
         self.path = Path(path)
         self.img_folder = Path(img_folder)
-        self._lines = RowReader(self.path, load_line_index(self.path))
+        self.lines = RowReader(self.path, load_line_index(self.path))
         self._names = {
             label - 1: name for name, label in (label_map or {}).items() if name != BACKGROUND_NAME
         }
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self.lines)
 
     def where(self, index: int) -> str:
         return f"{self.path}: row {index + 1}"
@@ -69,21 +69,21 @@ class JsonLinesSource(RecordSource):
         Raises:
             BrokenRecordError: it is no JSON object.
         """
-        return _parse(self._lines.read(index), self.where(index))
+        return _parse(self.lines.read(index), self.where(index))
 
     def record(self, index: int) -> dict[str, Any]:
         """The line in the form of records: {"objects": ...} or {"caption": ..., "bboxes": ...}."""
         line, where = self.line(index), self.where(index)
         if "detection" in line:
-            return {**_size_fields(line), "objects": self._objects(line["detection"], where)}
+            return {**_fields(line), "objects": self._objects(line["detection"], where)}
         if "grounding" in line:
-            return {**_size_fields(line), **_grounding(line["grounding"], where)}
+            return {**_fields(line), **_grounding(line["grounding"], where)}
         caption = next((line[key] for key in _CAPTION_KEYS if key in line), None)
         if caption is None:
             raise BrokenRecordError(
                 f"{where} has neither 'grounding' nor 'detection' nor 'caption'"
             )
-        return {**_size_fields(line), **line, "caption": caption}
+        return {**_fields(line), **line, "caption": caption}
 
     def image_data(self, index: int) -> bytes:
         path = self.img_folder / self.key(index)
@@ -178,8 +178,9 @@ def _mappings(items: Any, where: str) -> list[Mapping[str, Any]]:
     return items
 
 
-def _size_fields(line: Mapping[str, Any]) -> dict[str, Any]:
-    fields = {"img_h": line.get("height"), "img_w": line.get("width")}
+def _fields(line: Mapping[str, Any]) -> dict[str, Any]:
+    """What records have beside objects and captions."""
+    fields = {"img_h": line.get("height"), "img_w": line.get("width"), "id": line.get("id")}
     return {key: value for key, value in fields.items() if value is not None}
 
 

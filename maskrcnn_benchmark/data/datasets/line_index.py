@@ -33,7 +33,7 @@ def load_line_index(tsv: Path) -> np.ndarray:
     if is_fresh(binary, tsv, text):
         offsets = np.load(binary, mmap_mode="r")
     else:
-        offsets = _read_text(text) if text.is_file() else _scan(tsv, text)
+        offsets = _read_text(text) if text.is_file() else _build(tsv, text)
         if not (np.diff(offsets) > 0).all():
             raise ValueError(
                 f"{text}: offsets do not rise from line to line; delete it to rebuild it"
@@ -87,16 +87,21 @@ def _read_text(path: Path) -> np.ndarray:
         raise ValueError(f"{path} must hold one byte offset per line: {error}") from error
 
 
-def _scan(tsv: Path, text: Path) -> np.ndarray:
-    logger.info("Building the line index %s", text)
+def scan_lines(path: Path) -> np.ndarray:
+    """Byte offsets of all lines of a file, int64."""
     starts, position = [np.zeros(1, dtype=np.int64)], 0
-    with tsv.open("rb") as file:
+    with path.open("rb") as file:
         while chunk := file.read(_SCAN_BYTES):
             ends = np.flatnonzero(np.frombuffer(chunk, dtype=np.uint8) == ord("\n"))
             starts.append(ends + position + 1)
             position += len(chunk)
     offsets = np.concatenate(starts)
-    offsets = offsets[offsets < position]
+    return offsets[offsets < position]
+
+
+def _build(tsv: Path, text: Path) -> np.ndarray:
+    logger.info("Building the line index %s", text)
+    offsets = scan_lines(tsv)
     content = "".join(f"{offset}\n" for offset in offsets.tolist()).encode()
     write_whole(text, lambda file: file.write(content))
     return offsets

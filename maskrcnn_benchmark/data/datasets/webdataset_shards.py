@@ -118,7 +118,7 @@ class ShardSource(RecordSource):
 
     def sizes(self) -> np.ndarray:
         """(num_samples, 2) heights and widths; (1, 1) for pictures that show none."""
-        parts = [self._index(number)[:, 6:8] for number in range(len(self.shards))]
+        parts = [self.places(number)[:, 6:8] for number in range(len(self.shards))]
         sizes = np.concatenate(parts, dtype=np.int32, casting="same_kind")
         return np.where(sizes > 0, sizes, 1)
 
@@ -141,7 +141,8 @@ class ShardSource(RecordSource):
                 return len(places)
         return index_path(shard).stat().st_size // ROW_BYTES - 1
 
-    def _index(self, number: int) -> np.ndarray:
+    def places(self, number: int) -> np.ndarray:
+        """Index of one shard: (num_samples, 8) int64, columns as in `SamplePlace`."""
         if number in self._in_memory:
             return self._in_memory[number]
         rows = read_index(self.shards[number])
