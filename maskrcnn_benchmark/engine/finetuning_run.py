@@ -21,6 +21,7 @@ from maskrcnn_benchmark.utils.model_serialization import find_weights
 from .command_line import save_config
 from .evaluate_tasks import Task, WeightChoice, evaluate_tasks, list_tasks, load_model
 from .finetuning import FinetuningRun, describe_tuning
+from .finetuning_cache import build_frozen_features
 from .finetuning_cost import CostReport
 from .finetuning_data import derive_class_count, inspect_run, require_usable
 from .finetuning_folder import (
@@ -126,6 +127,7 @@ def _train(run: FinetuningRun, config: CfgNode, options: FinetuningOptions) -> b
     log_trainable(trainer.model, run.folder / PARAMETERS_FILE)
     if not _begin(run, trainer, settings, options):
         return False
+    build_frozen_features(settings, trainer.model)
     cost = CostReport(settings.SOLVER.IMS_PER_BATCH)
     cost.attach(trainer)
     if trainer.finished:

@@ -37,6 +37,8 @@ def _optimiser(node: CfgNode) -> None:
     node.MODEL_EMA = 0.0  # decay of the running average of the weights; 0: none
     # Added here: decoupled L2 pull towards the starting weights in fine-tuning; 0: none.
     node.PULL_TO_START = 0.0
+    # Added here: memory for features of frozen encoders in fine-tuning; 0: compute them each time.
+    node.FROZEN_CACHE_MIB = 2048
     node.GRAD_CLIP = 0.0  # without effect; see CLIP_GRADIENTS
     node.WEIGHT_DECAY_HEAD_FACTOR = 1.0  # without effect
 

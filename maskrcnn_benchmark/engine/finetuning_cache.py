@@ -1,0 +1,146 @@
+"""Frozen encoders are run once per image and caption, not once per epoch."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskrcnn_benchmark.config import CfgNode
+from maskrcnn_benchmark.modeling.detector import GeneralizedVLRCNN
+from maskrcnn_benchmark.modeling.language_backbone.text_features import TextFeatures
+from maskrcnn_benchmark.structures.image_list import ImageList, to_image_list
+
+logger = logging.getLogger(__name__)
+
+_MAX_CAPTIONS = 64
+
+
+class FrozenFeatures:
+    """Remembers what the frozen encoders of a model gave.
+
+    Visual features are found again by the pixels themselves (and by padding and precision), so a
+    hit is always right, whatever augmentation did. Images that are not known are encoded with the
+    padding of their batch, as without the cache. When the memory is used up, nothing new is kept.
+
+    Args:
+        model: encoders that are frozen are wrapped, in this instance only; see :meth:`close`.
+        max_bytes: for visual features, on the device of the model.
+    """
+
+    def __init__(self, model: GeneralizedVLRCNN, max_bytes: int) -> None:
+        self.model = model
+        self.max_bytes = max_bytes
+        self.bytes = self.hits = self.misses = 0
+        self._visual: dict[tuple, list[Tensor]] = {}
+        self._text: dict[tuple, TextFeatures] = {}
+        self._encode_images, self._encode_text = model.encode_images, model.encode_text
+        if encodes_images_alike(model):
+            model.encode_images = self.encode_images
+        if encodes_text_alike(model):
+            model.encode_text = self.encode_text
+
+    def close(self) -> None:
+        """Give the model its own methods back, and forget everything."""
+        for name in ("encode_images", "encode_text"):
+            self.model.__dict__.pop(name, None)
+        self._visual.clear()
+        self._text.clear()
+        self.bytes = 0
+
+    @torch.no_grad()
+    def encode_images(self, images: ImageList | Tensor | Sequence[Tensor]) -> list[Tensor]:
+        """Pyramid maps ``[B, C, H_l, W_l]``, finest first; see ``GeneralizedVLRCNN``."""
+        images = to_image_list(images)
+        precision = _precision(self.model.device)
+        keys = [(_digest(image), tuple(image.shape), precision) for image in images.tensors]
+        unknown = [place for place, key in enumerate(keys) if key not in self._visual]
+        self.misses += len(unknown)
+        self.hits += len(keys) - len(unknown)
+        fresh: dict[tuple, list[Tensor]] = {}
+        if unknown:
+            sizes = [images.image_sizes[place] for place in unknown]
+            maps = self._encode_images(ImageList(images.tensors[unknown], sizes))
+            for row, place in enumerate(unknown):
+                fresh[keys[place]] = [level[row].clone() for level in maps]
+        rows = [fresh[key] if key in fresh else self._visual[key] for key in keys]
+        for key, levels in fresh.items():
+            self._keep(key, levels)
+        return [torch.stack(level) for level in zip(*rows)]
+
+    def _keep(self, key: tuple, levels: list[Tensor]) -> None:
+        size = sum(level.numel() * level.element_size() for level in levels)
+        if self.bytes + size > self.max_bytes:
+            return
+        self._visual[key] = levels
+        self.bytes += size
+
+    @torch.no_grad()
+    def encode_text(
+        self, captions: Sequence[str], greenlight_map: Tensor | None = None
+    ) -> TextFeatures:
+        """Features of captions; see ``GeneralizedVLRCNN``."""
+        precision = _precision(self.model.device)
+        if len(set(captions)) > 1:
+            # Slots follow the longest caption of a batch, and shuffled captions seldom recur.
+            return self._encode_text(captions, greenlight_map)
+        key = (captions[0], precision)
+        if key not in self._text:
+            text = self._encode_text(captions[:1])
+            if len(self._text) >= _MAX_CAPTIONS:
+                self._text.clear()
+            self._text[key] = text
+        text = self._text[key]
+        count = len(captions)
+        return TextFeatures(*(x if x is None else x.expand(count, *x.shape[1:]) for x in text))
+
+
+def encodes_images_alike(model: GeneralizedVLRCNN) -> bool:
+    """True if the same picture always gives the same features."""
+    # FIBER's encoders read each other; what its first stage gives is not the costly part.
+    plain = type(model) is GeneralizedVLRCNN
+    has_fpn = hasattr(model.backbone, "fpn") if plain else False
+    return plain and model.freezing.backbone_body and (model.freezing.fpn or not has_fpn)
+
+
+def encodes_text_alike(model: GeneralizedVLRCNN) -> bool:
+    """True if the same caption always gives the same features."""
+    plain = type(model) is GeneralizedVLRCNN
+    return plain and model.freezing.language_backbone and not model.text.mask_for_prediction
+
+
+def pictures_recur(cfg: CfgNode) -> bool:
+    """True if augmentation leaves every picture as it is from epoch to epoch."""
+    augment = cfg.AUGMENT
+    return augment.FLIP_PROB_TRAIN in (0.0, 1.0) and len(set(augment.MULT_MIN_SIZE_TRAIN)) <= 1
+
+
+def build_frozen_features(cfg: CfgNode, model: GeneralizedVLRCNN) -> FrozenFeatures | None:
+    """Cache of SOLVER.FROZEN_CACHE_MIB for a model whose backbone is frozen; None without use."""
+    if cfg.SOLVER.FROZEN_CACHE_MIB <= 0 or not encodes_images_alike(model):
+        return None
+    if not pictures_recur(cfg):
+        logger.info(
+            "the visual backbone is frozen, but augmentation changes every picture: with "
+            "AUGMENT.FLIP_PROB_TRAIN 0.0 and AUGMENT.MULT_MIN_SIZE_TRAIN '()' its features would "
+            "be computed once instead of in every epoch"
+        )
+        return None
+    logger.info(
+        "features of frozen encoders are kept, up to %d MiB (SOLVER.FROZEN_CACHE_MIB)",
+        cfg.SOLVER.FROZEN_CACHE_MIB,
+    )
+    return FrozenFeatures(model, cfg.SOLVER.FROZEN_CACHE_MIB * 2**20)
+
+
+def _precision(device: torch.device) -> Any:
+    if not torch.is_autocast_enabled(device.type):
+        return None
+    return torch.get_autocast_dtype(device.type)
+
+
+def _digest(image: Tensor) -> bytes:
+    pixels = image.detach().cpu().contiguous()
+    return hashlib.blake2b(memoryview(pixels.numpy()).cast("B"), digest_size=16).digest()
