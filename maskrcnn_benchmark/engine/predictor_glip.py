@@ -27,6 +27,8 @@ from maskrcnn_benchmark.structures.image_list import to_image_list
 from maskrcnn_benchmark.utils.checkpoint import DetectronCheckpointer
 from maskrcnn_benchmark.utils.visualisation import draw_detections, label_colour
 
+from .device import choose_device
+
 Caption = str | Sequence[str]
 
 # The longer side has no limit here, unlike in evaluation: what is asked for is one picture.
@@ -69,7 +71,7 @@ class GLIPDemo:
             raise ValueError("show_mask_heatmaps: there is no mask head, only boxes can be shown")
         self.cfg = cfg.clone()
         self.confidence_threshold = confidence_threshold
-        self.device = torch.device(cfg.MODEL.DEVICE)
+        self.device = choose_device(cfg.MODEL.DEVICE)
         self.entities: list[str] = []
         shorter_side = min_image_size or cfg.INPUT.MIN_SIZE_TEST
         self.transforms = Compose(

@@ -143,9 +143,9 @@ def _harmless_globals() -> list[Any]:
     }
     return [
         scalar,
-        (scalar, "numpy.core.multiarray.scalar"),
+        _under_older_name(scalar, "scalar"),
         array,
-        (array, "numpy.core.multiarray._reconstruct"),
+        _under_older_name(array, "_reconstruct"),
         np.ndarray,
         np.dtype,
         *dtypes,
@@ -153,6 +153,16 @@ def _harmless_globals() -> list[Any]:
         collections.defaultdict,
         argparse.Namespace,
     ]
+
+
+def _under_older_name(function: Callable, name: str) -> Callable:
+    """A function as NumPy 1 calls it in files; not every PyTorch takes pairs with a name."""
+
+    def call(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    call.__module__, call.__qualname__ = "numpy.core.multiarray", name
+    return call
 
 
 def _is_safetensors(path: Path, start: bytes) -> bool:

@@ -161,6 +161,12 @@ class TestWhereFilesComeFrom:
         with pytest.raises(FileNotFoundError, match=r"/no/such/folder"):
             load_tokenizer("/no/such/folder")
 
+    def test_folders_of_the_checkout_are_found_from_any_working_folder(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert load_tokenizer("configs/raccoon/bert_small").mask_token_id is not None
+        (tmp_path / "configs/raccoon/bert_small").mkdir(parents=True)
+        assert hub.find_folder("configs/raccoon/bert_small").resolve().is_relative_to(tmp_path)
+
     def test_the_cache_comes_before_the_hub(self, monkeypatch):
         monkeypatch.setattr(hub, "hub_is_reachable", lambda: pytest.fail("asked the hub"))
         asked = []

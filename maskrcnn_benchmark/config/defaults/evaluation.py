@@ -41,6 +41,6 @@ def test() -> CfgNode:
     node.SPECIAL_NMS = "none"  # "soft-nms", "vote", "soft-vote"
     node.TH = 0.6  # overlap
     node.PRE_NMS_TOP_N = 1000
-    node.NUM_CLASSES = 81  # labels below it are merged
+    node.NUM_CLASSES = 81  # without effect: all labels that were found are merged
     node.SELECT_CLASSES = ()  # only these labels; empty: all
     return node

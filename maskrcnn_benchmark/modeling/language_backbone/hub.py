@@ -16,6 +16,8 @@ Loaded = TypeVar("Loaded")
 logger = logging.getLogger(__name__)
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
+SOURCE_TREE = Path(__file__).resolve().parents[3]
+"""The checkout that the package runs from, unless it is installed without ``-e``."""
 
 
 class PretrainedFilesMissing(OSError):
@@ -38,7 +40,7 @@ def load_pretrained(name: str, what: str, load: Callable[..., Loaded], advice: s
         FileNotFoundError: if ``name`` is written as a path and no such folder exists.
         PretrainedFilesMissing: if the files are nowhere to be had.
     """
-    folder = Path(name).expanduser()
+    folder = find_folder(name)
     if folder.is_dir():
         return load(str(folder), local_files_only=True)
     if looks_like_path(name):
@@ -56,6 +58,19 @@ def load_pretrained(name: str, what: str, load: Callable[..., Loaded], advice: s
     else:
         reason += "; the hub is out of reach"
     raise PretrainedFilesMissing(f"{what} of {name!r}: {reason}. {advice}")
+
+
+def find_folder(name: str) -> Path:
+    """The folder that ``name`` stands for, if it stands for one; callers ask whether it exists.
+
+    Configurations of the checkout name folders of the checkout (``configs/shapes/text_encoder``),
+    which are found from any working folder.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir() or "/" not in name:
+        return folder
+    shipped = SOURCE_TREE / folder
+    return shipped if shipped.is_dir() else folder
 
 
 def looks_like_path(name: str) -> bool:

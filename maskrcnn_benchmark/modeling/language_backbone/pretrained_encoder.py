@@ -14,6 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from maskrcnn_benchmark.modeling.language_backbone.hub import (
     PretrainedFilesMissing,
+    find_folder,
     load_pretrained,
 )
 
@@ -70,7 +71,7 @@ def load_encoder(name: str, family: EncoderFamily) -> PreTrainedModel:
         )
         return model.float()
 
-    folder = Path(name).expanduser()
+    folder = find_folder(name)
     if folder.is_dir():
         config = _read_config(folder, family)
         if not any((folder / file).is_file() for file in WEIGHT_FILES):

