@@ -1,12 +1,14 @@
 """Fusion in the backbone on a tiny model: what it computes, what can be reused, what trains."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
 from torch import Tensor
 from transformers import RobertaConfig, RobertaModel
 
+from maskrcnn_benchmark.config import cfg as default_config
 from maskrcnn_benchmark.modeling.backbone import build_backbone
 from maskrcnn_benchmark.modeling.backbone.fused_swin import FusedSwinTransformer
 from maskrcnn_benchmark.modeling.backbone.swin import SwinTransformer
@@ -15,9 +17,20 @@ from maskrcnn_benchmark.modeling.fusion.fused_backbone import FusedBackbone, bui
 from maskrcnn_benchmark.modeling.language_backbone import build as language_build
 from maskrcnn_benchmark.modeling.language_backbone.fused_roberta import FusedRobertaEncoder
 from maskrcnn_benchmark.modeling.language_backbone.roberta import load_roberta
+from maskrcnn_benchmark.modeling.language_backbone.tokenizer import (
+    encode_captions,
+    load_tokenizer,
+)
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList, to_image_list
-from tests.fiber_tools import build_tiny_model, tiny_config, tiny_roberta_folder, without_dropout
+from tests.fiber_tools import (
+    REPOSITORY,
+    GoldenCase,
+    build_tiny_model,
+    tiny_config,
+    tiny_roberta_folder,
+    without_dropout,
+)
 
 SENTENCE, OTHER = "the small blue ring left of the green cross", "a red square"
 CHUNKS = [("red . square", {1: [1], 2: [3]}), ("blue . circle . ring", {3: [1], 4: [3], 5: [5]})]
@@ -317,6 +330,16 @@ class TestBuilding:
         assert len(text.model.encoder.layer) == 4 and len(text.fused_layers) == 2
         assert [index for index, _, _ in image.fused_blocks()] == [3, 3]
 
+    def test_the_small_model_of_the_shapes_world(self, monkeypatch):
+        monkeypatch.chdir(REPOSITORY)
+        config = default_config.clone()
+        config.merge_from_file("configs/shapes/fiber.yaml")
+
+        with torch.device("meta"):
+            model = build_detection_model(config)
+
+        assert [index for index, _, _ in model.backbone.body.fused_blocks()] == [2, 3, 3]
+
     def test_fusion_can_begin_inside_a_stage(self):
         body = FusedSwinTransformer(
             embed_dim=8,
@@ -386,6 +409,39 @@ class TestBuilding:
             FusedSwinTransformer(
                 (2, 2, 2, 2), (1, 1, 1, 1), num_fused=9, text_dim=8, norm_query=True
             )
+
+
+@pytest.fixture(scope="module")
+def tokenizer(shared_dir):
+    return load_tokenizer(str(shared_dir / "data/tokenizers/roberta-base"))
+
+
+class TestCaptions:
+    """RoBERTa's tokenizer from a folder; the recorded cases bring their ids for runs without it."""
+
+    @pytest.mark.parametrize("kind", ["eval", "train"])
+    @pytest.mark.parametrize("name", ["pretrain_v2", "refcoco_v3"])
+    def test_ids_and_masks_equal_the_recorded_ones(self, tokenizer, kind, name):
+        case = GoldenCase(f"{kind}_{name}")
+
+        encoding = encode_captions(tokenizer, case.meta["captions"])
+
+        for field, recorded in case.tokens().items():
+            assert torch.equal(encoding[field], recorded)
+
+    def test_hard_texts_equal_the_recorded_encodings(self, tokenizer, shared_dir):
+        path = shared_dir / "data/tokenizers/expected_encodings.json"
+        for entry in json.loads(path.read_text())["roberta-base"]:
+            encoding = tokenizer(entry["text"], return_offsets_mapping=True)
+            assert encoding["input_ids"] == entry["input_ids"], entry["text"]
+            assert [list(span) for span in encoding["offset_mapping"]] == entry["offsets"]
+
+    def test_a_caption_that_is_too_long_is_cut_with_a_warning(self, tokenizer, caplog):
+        encoding = encode_captions(tokenizer, ["Zebra " * 300])
+
+        assert encoding["input_ids"].shape == (1, 256)
+        assert encoding["input_ids"][0, [0, -1]].tolist() == [0, 2]
+        assert "more than 256 tokens" in caplog.text
 
 
 def tiny_roberta() -> RobertaModel:
