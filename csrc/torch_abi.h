@@ -55,6 +55,9 @@ AOTITorchError aoti_torch_empty_strided(int64_t ndim, const int64_t* sizes_ptr,
                                         const int64_t* strides_ptr, int32_t dtype,
                                         int32_t device_type, int32_t device_index,
                                         AtenTensorHandle* ret_new_tensor);
+AOTITorchError aoti_torch__reinterpret_tensor(AtenTensorHandle self, int64_t ndim,
+                                              const int64_t* sizes_ptr, const int64_t* strides_ptr,
+                                              int64_t storage_offset, AtenTensorHandle* ret_new_tensor);
 AOTITorchError aoti_torch_zero_(AtenTensorHandle self);
 
 AOTITorchError aoti_torch_library_init_def(const char* ns, const char* file, uint32_t line,
@@ -339,12 +342,12 @@ struct Boxer<function> {
   }
 };
 
-// Registers kernels of the namespace "glip" for one dispatch key while the library is loaded. The
-// object is never freed: the dispatcher keeps using it until the process ends.
+// Registers kernels for one dispatch key. The handle is never freed: the dispatcher keeps using what
+// it stands for until the process ends.
 class Registration {
  public:
-  explicit Registration(const char* dispatch_key, const char* file, uint32_t line) {
-    succeed(aoti_torch_library_init_impl("glip", dispatch_key, file, line, &library_),
+  Registration(const char* name_space, const char* dispatch_key, const char* file, uint32_t line) {
+    succeed(aoti_torch_library_init_impl(name_space, dispatch_key, file, line, &library_),
             "library_init_impl");
   }
 

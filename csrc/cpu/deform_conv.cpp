@@ -16,27 +16,38 @@ constexpr int64_t kSmallestBlock = 24;
 constexpr int64_t kBlockStep = 12;      // whole tiles of the matrix product
 
 // Weights in panels: [group][tap][panel][channel][column in panel]. With bfloat16 products channels
-// come in pairs: [group][tap][panel][channel pair][column in panel][2].
+// come in pairs: [group][tap][panel][channel pair][column in panel][2]. Missing columns and the
+// missing half of a pair are zero.
 template <typename Packed, typename Given, typename Convert>
 Buffer<Packed> pack_weight(const DeformGeometry& g, const Given* weight, int64_t panel,
-                           int64_t channel_pad, int64_t interleave, const Convert& convert) {
+                           int64_t interleave, const Convert& convert) {
+  constexpr int64_t kChannels = 8;  // transposed at a time, in the first-level cache
   const int64_t inputs = g.group_channels(), outputs = g.group_outputs(), taps = g.taps();
   const int64_t panels = (outputs + panel - 1) / panel;
-  const int64_t panel_size = channel_pad * panel;
+  const int64_t panel_size = round_up(inputs, interleave) * panel;
   Buffer<Packed> packed(g.groups * taps * panels * panel_size);
-  parallel_for(g.groups * panels, 1, [&](int64_t begin, int64_t end) {
+  parallel_for(g.groups * panels, 2, [&](int64_t begin, int64_t end) {
+    Buffer<Packed> tile(kChannels * taps * panel);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t group = unit / panels, p = unit % panels;
-      const int64_t first = group * outputs + p * panel;
+      const Given* const rows = weight + (group * outputs + p * panel) * inputs * taps;
       const int64_t columns = std::min(panel, outputs - p * panel);
-      for (int64_t c = 0; c < channel_pad; ++c) {
-        for (int64_t tap = 0; tap < taps; ++tap) {
-          Packed* const to = packed.data() + ((group * taps + tap) * panels + p) * panel_size +
-                             c / interleave * interleave * panel + c % interleave;
-          const int64_t real = c < inputs ? columns : 0;
-          const Given* const from = weight + (first * inputs + c) * taps + tap;
-          for (int64_t j = 0; j < real; ++j) to[j * interleave] = convert(from[j * inputs * taps]);
-          for (int64_t j = real; j < panel; ++j) to[j * interleave] = Packed{};
+      for (int64_t first = 0; first < inputs; first += kChannels) {
+        const int64_t count = std::min(kChannels, inputs - first);
+        std::fill_n(tile.data(), kChannels * taps * panel, Packed{});
+        for (int64_t j = 0; j < columns; ++j) {
+          const Given* const row = rows + (j * inputs + first) * taps;
+          for (int64_t k = 0; k < count * taps; ++k) tile.data()[k * panel + j] = convert(row[k]);
+        }
+        for (int64_t c = 0; c < round_up(count, interleave); ++c) {
+          const int64_t channel = first + c;
+          for (int64_t tap = 0; tap < taps; ++tap) {
+            const Packed* const from = tile.data() + (c * taps + tap) * panel;
+            Packed* const to = packed.data() +
+                               ((group * taps + tap) * panels + p) * panel_size +
+                               channel / interleave * interleave * panel + channel % interleave;
+            for (int64_t j = 0; j < panel; ++j) to[j * interleave] = from[j];
+          }
         }
       }
     }
@@ -77,8 +88,7 @@ struct Plain {
   static constexpr int64_t kInterleave = 1;
 
   static Buffer<T> pack(const DeformGeometry& g, const T* weight) {
-    return pack_weight<T>(g, weight, kernels<T>().gemm_panel, g.group_channels(), 1,
-                          [](T value) { return value; });
+    return pack_weight<T>(g, weight, kernels<T>().gemm_panel, 1, [](T value) { return value; });
   }
   static void gather(const T* image, int64_t stride, const SamplePoint<T>* points, int64_t count,
                      int64_t channels, T* out, int64_t out_stride) {
@@ -96,7 +106,7 @@ struct Widened : Plain<float> {
   using Image = BFloat16;
 
   static Buffer<float> pack(const DeformGeometry& g, const BFloat16* weight) {
-    return pack_weight<float>(g, weight, kernels<float>().gemm_panel, g.group_channels(), 1, widen);
+    return pack_weight<float>(g, weight, kernels<float>().gemm_panel, 1, widen);
   }
   static void gather(const BFloat16* image, int64_t stride, const SamplePoint<float>* points,
                      int64_t count, int64_t channels, float* out, int64_t out_stride) {
@@ -112,8 +122,7 @@ struct Paired {
   static constexpr int64_t kInterleave = 2;
 
   static Buffer<BFloat16> pack(const DeformGeometry& g, const BFloat16* weight) {
-    return pack_weight<BFloat16>(g, weight, kernels<float>().gemm_panel,
-                                 round_up(g.group_channels(), 2), 2,
+    return pack_weight<BFloat16>(g, weight, kernels<float>().gemm_panel, 2,
                                  [](BFloat16 value) { return value; });
   }
   static void gather(const BFloat16* image, int64_t stride, const SamplePoint<float>* points,

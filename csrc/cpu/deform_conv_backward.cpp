@@ -255,6 +255,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const DeformGeometry& g,
     pass.sum_maps(grad_offset.data<T>(), mask ? grad_mask.data<T>() : nullptr);
   }
   if (need_weight) pass.sum_weight(grad_weight.data<T>());
+  if (need_samples && !is_channels_last(input)) grad_input = contiguous(grad_input);
   return {grad_input, grad_offset, grad_mask, grad_weight};
 }
 
@@ -269,14 +270,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv_backward_cpu(
       deform_geometry(input, offset, mask, weight, stride_height, stride_width, padding_height,
                       padding_width, dilation_height, dilation_width, groups, deformable_groups);
   const DType dtype = input.dtype();
-  check(dtype == DType::kFloat32 || dtype == DType::kFloat64, "input must be float32 or float64");
-  check(grad_output.dim() == 4 && grad_output.size(0) == g.batch &&
-            grad_output.size(1) == g.out_channels && grad_output.size(2) == g.out_height &&
-            grad_output.size(3) == g.out_width,
-        "grad_output must have the shape of the output");
-  check(grad_output.dtype() == dtype && offset.dtype() == dtype && weight.dtype() == dtype &&
-            (!mask || mask->dtype() == dtype),
-        "grad_output, offset, mask and weight must have the dtype of input");
+  check_deform_gradient(g, grad_output, input, offset, mask, weight);
   weight = contiguous(weight);
   return dtype == DType::kFloat64 ? backward<double>(g, grad_output, input, offset, mask, weight,
                                                      need_samples, need_weight)

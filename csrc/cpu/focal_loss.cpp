@@ -1,6 +1,7 @@
 // Focal losses on logits, in one pass, row by row.
 #include <vector>
 
+#include "../checks.h"
 #include "kernels.h"
 #include "ops.h"
 #include "parallel.h"
@@ -10,36 +11,6 @@ namespace {
 
 constexpr int64_t kGrain = 1 << 13;      // logits that are worth a thread
 constexpr int64_t kRowsPerBlock = 256;   // rows whose losses are summed together
-
-void check_floating(const Tensor& tensor, const char* name) {
-  check(tensor.dtype() == DType::kFloat32 || tensor.dtype() == DType::kFloat64, name,
-        " must be float32 or float64");
-}
-
-void check_like(const Tensor& tensor, const Tensor& logits, const char* name) {
-  check(tensor.dtype() == logits.dtype(), name, " must have the dtype of logits");
-  check(tensor.dim() == logits.dim(), name, " must have the shape of logits");
-  for (int64_t axis = 0; axis < logits.dim(); ++axis) {
-    check(tensor.size(axis) == logits.size(axis), name, " must have the shape of logits");
-  }
-}
-
-void check_class_targets(const Tensor& logits, const Tensor& targets) {
-  check(logits.dim() == 2, "logits must have shape (num_anchors, num_classes)");
-  check_floating(logits, "logits");
-  check(targets.dim() == 1 && targets.size(0) == logits.size(0),
-        "targets must hold one label per row of logits: ", logits.size(0));
-  check(targets.dtype() == DType::kInt32, "targets must be int32");
-}
-
-void check_token_targets(const Tensor& logits, const Tensor& targets, const Tensor& counted) {
-  check(logits.dim() == 3, "logits must have shape (batch, num_anchors, num_tokens)");
-  check_floating(logits, "logits");
-  check_like(targets, logits, "targets");
-  check(counted.dim() == 2 && counted.size(0) == logits.size(0) &&
-            counted.size(1) == logits.size(2) && counted.dtype() == DType::kBool,
-        "counted must be bool of shape (batch, num_tokens)");
-}
 
 int64_t rows_per_thread(int64_t columns) {
   return std::max<int64_t>(1, kGrain / std::max<int64_t>(columns, 1));
@@ -172,8 +143,7 @@ Tensor token_sigmoid_focal_loss_cpu(Tensor logits, Tensor targets, Tensor counte
 Tensor token_sigmoid_focal_loss_backward_cpu(Tensor grad_loss, Tensor logits, Tensor targets,
                                              Tensor counted, double alpha, double gamma) {
   check_token_targets(logits, targets, counted);
-  check(grad_loss.numel() == 1 && grad_loss.dtype() == logits.dtype(),
-        "grad_loss must be one number of the dtype of logits");
+  check_total(grad_loss, logits);
   logits = contiguous(logits);
   targets = contiguous(targets);
   counted = contiguous(counted);

@@ -11,6 +11,7 @@
 #include <numeric>
 #include <vector>
 
+#include "../checks.h"
 #include "kernels.h"
 #include "ops.h"
 #include "parallel.h"
@@ -18,9 +19,9 @@
 namespace glip {
 namespace {
 
-constexpr int64_t kBlock = 256;         // candidates compared with the kept boxes at a time
-constexpr int64_t kPairsPerThread = 1 << 15;
-constexpr int64_t kLongRun = 4096;      // boxes of one label that get all threads
+constexpr int64_t kBlock = 1024;             // candidates compared with the kept boxes at a time
+constexpr int64_t kPairsPerThread = 1 << 22;  // about a millisecond: waking threads must pay
+constexpr int64_t kLongRun = 8192;           // boxes of one label that get all threads
 
 // Stable order of unsigned keys, ascending: permutes `order` by keys[order[i]].
 template <typename Key>
@@ -160,23 +161,6 @@ void suppress(const T* boxes, const int64_t* order, int64_t count, const Rule<T>
   }
 }
 
-// The largest T that is not above the threshold: for any T r, r > result exactly if r > threshold.
-template <typename T>
-T round_down(double threshold) {
-  const T nearest = static_cast<T>(threshold);
-  return nearest > threshold ? std::nextafter(nearest, -std::numeric_limits<T>::infinity())
-                             : nearest;
-}
-
-void check_boxes(const Tensor& boxes, const Tensor& scores) {
-  check(boxes.dim() == 2 && boxes.size(1) == 4, "boxes must have shape (num_boxes, 4)");
-  check(scores.dim() == 1 && scores.size(0) == boxes.size(0),
-        "scores must hold one number per box: ", boxes.size(0));
-  check(boxes.dtype() == DType::kFloat32 || boxes.dtype() == DType::kFloat64,
-        "boxes must be float32 or float64");
-  check(scores.dtype() == boxes.dtype(), "scores must have the dtype of boxes");
-}
-
 Tensor to_tensor(const std::vector<int64_t>& values, const Tensor& like) {
   Tensor result = empty<1>({static_cast<int64_t>(values.size())}, DType::kInt64, like);
   std::copy(values.begin(), values.end(), result.data<int64_t>());
@@ -216,7 +200,7 @@ Tensor ml_nms_typed(const Tensor& boxes, const Tensor& scores, const Tensor& lab
       int64_t begin, size;
     };
     std::vector<Run> runs;
-    int64_t longest = 0;
+    int64_t longest = 0, pairs = 0;
     const Rule<T> rule{T(1), static_cast<T>(threshold)};
     const T* const corners = boxes.data<T>();
     for (int64_t begin = 0, end = 0; begin < count; begin = end) {
@@ -227,6 +211,7 @@ Tensor ml_nms_typed(const Tensor& boxes, const Tensor& scores, const Tensor& lab
       } else {
         runs.push_back({begin, end - begin});
         longest = std::max(longest, end - begin);
+        pairs += (end - begin) * (end - begin) / 2;
       }
     }
     const auto scratch = [&] { return KeptBoxes<T>(longest); };
@@ -234,7 +219,7 @@ Tensor ml_nms_typed(const Tensor& boxes, const Tensor& scores, const Tensor& lab
       suppress(corners, order.data() + runs[unit].begin, runs[unit].size, rule, false, kept,
                keep.get());
     };
-    if (count < 1024) {
+    if (pairs < 2 * kPairsPerThread) {
       KeptBoxes<T> kept = scratch();
       for (size_t unit = 0; unit < runs.size(); ++unit) work(static_cast<int64_t>(unit), kept);
     } else {
@@ -303,9 +288,7 @@ Tensor nms_cpu(Tensor boxes, Tensor scores, double iou_threshold) {
 
 Tensor ml_nms_cpu(Tensor boxes, Tensor scores, Tensor labels, double iou_threshold) {
   check_boxes(boxes, scores);
-  check(labels.dim() == 1 && labels.size(0) == boxes.size(0),
-        "labels must hold one number per box: ", boxes.size(0));
-  check(labels.dtype() == DType::kInt64, "labels must be int64");
+  check_labels(boxes, labels);
   boxes = contiguous(boxes);
   scores = contiguous(scores);
   labels = contiguous(labels);

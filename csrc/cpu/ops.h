@@ -16,7 +16,8 @@ std::tuple<Tensor, Tensor> soft_nms_cpu(Tensor boxes, Tensor scores, double scor
 Tensor roi_align_cpu(Tensor input, Tensor rois, double spatial_scale, int64_t pooled_height,
                      int64_t pooled_width, int64_t sampling_ratio, bool aligned);
 Tensor roi_align_backward_cpu(Tensor grad_output, Tensor rois, double spatial_scale, int64_t batch,
-                              int64_t height, int64_t width, int64_t sampling_ratio, bool aligned);
+                              int64_t height, int64_t width, int64_t sampling_ratio, bool aligned,
+                              bool channels_innermost);
 
 Tensor deform_conv_cpu(Tensor input, Tensor offset, std::optional<Tensor> mask, Tensor weight,
                        std::optional<Tensor> bias, int64_t stride_height, int64_t stride_width,

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <vector>
 
+#include "../checks.h"
 #include "kernels.h"
 #include "ops.h"
 #include "parallel.h"
@@ -126,13 +127,6 @@ std::vector<BoxTables<T>> make_tables(const Tensor& rois, int64_t batch, const S
   return tables;
 }
 
-void check_rois(const Tensor& rois, const Tensor& features, const char* name) {
-  check(features.dtype() == DType::kFloat32 || features.dtype() == DType::kFloat64, name,
-        " must be float32 or float64");
-  check(rois.dim() == 2 && rois.size(1) == 5, "rois must have shape (num_rois, 5)");
-  check(rois.dtype() == features.dtype(), "rois must have the dtype of ", name);
-}
-
 // (rows x columns) -> (columns x rows).
 template <typename T>
 void transpose(const T* from, int64_t rows, int64_t columns, T* to) {
@@ -182,15 +176,18 @@ void pool_planes(const T* image, int64_t channels, const BoxTables<T>& box, cons
   }
 }
 
+// Bringing the channels innermost costs a pass over the map, which a few boxes do not repay.
+bool few_boxes(int64_t count, int64_t batch, const Settings& s) {
+  return count * s.pooled_height * s.pooled_width * 16 < batch * s.height * s.width;
+}
+
 template <typename T>
 Tensor forward(const Tensor& given, const Tensor& rois, const Settings& s) {
   const int64_t batch = given.size(0), channels = given.size(1), count = rois.size(0);
   const int64_t bins = s.pooled_height * s.pooled_width;
   Tensor output = empty<4>({count, channels, s.pooled_height, s.pooled_width}, given.dtype(), given);
   const std::vector<BoxTables<T>> boxes = make_tables<T>(rois, batch, s);
-  // Bringing the channels innermost costs a pass over the map, which a few boxes do not repay.
-  const bool planes =
-      !is_channels_last(given) && count * bins * 16 < batch * s.height * s.width;
+  const bool planes = !is_channels_last(given) && few_boxes(count, batch, s);
   const Tensor input = planes ? contiguous(given) : channels_last(given);
   const T* const features = input.data<T>();
   T* const out = output.data<T>();
@@ -208,47 +205,80 @@ Tensor forward(const Tensor& given, const Tensor& rois, const Settings& s) {
   return output;
 }
 
+template <typename T>
+void scatter_channels_last(const T* upstream, int64_t bins, const BoxTables<T>& box,
+                           const Settings& s, int64_t width, std::vector<T>& values, T* grad,
+                           int64_t channels) {
+  const Kernels<T>& simd = kernels<T>();
+  transpose(upstream, width, bins, values.data());
+  const T* value = values.data();
+  for (int64_t y = 0; y < s.pooled_height; ++y) {
+    for (int64_t x = 0; x < s.pooled_width; ++x, value += width) {
+      simd.weighted_scatter(grad, s.width * channels, channels, box.rows.bin(y),
+                            box.columns.bin(x), width, value);
+    }
+  }
+}
+
+template <typename T>
+void scatter_planes(const T* upstream, const BoxTables<T>& box, const Settings& s, int64_t width,
+                    T* grad) {
+  for (int64_t c = 0; c < width; ++c, grad += s.height * s.width) {
+    for (int64_t py = 0; py < s.pooled_height; ++py) {
+      const AxisWeights<T> rows = box.rows.bin(py);
+      for (int64_t px = 0; px < s.pooled_width; ++px, ++upstream) {
+        const AxisWeights<T> columns = box.columns.bin(px);
+        for (int64_t y = 0; y < rows.count; ++y) {
+          T* const row = grad + rows.index[y] * s.width;
+          for (int64_t x = 0; x < columns.count; ++x) {
+            row[columns.index[x]] += rows.weight[y] * columns.weight[x] * *upstream;
+          }
+        }
+      }
+    }
+  }
+}
+
 // One unit owns one slice of the channels of one image, so that sums need no locks and do not
 // depend on the number of threads.
 template <typename T>
-Tensor backward(const Tensor& grad_output, const Tensor& rois, int64_t batch, const Settings& s) {
+Tensor backward(const Tensor& grad_output, const Tensor& rois, int64_t batch, const Settings& s,
+                bool channels_innermost) {
   const int64_t channels = grad_output.size(1), count = rois.size(0);
   const int64_t bins = s.pooled_height * s.pooled_width;
-  Tensor grad_input = zeros_(
-      empty_channels_last({batch, channels, s.height, s.width}, grad_output.dtype(), grad_output));
+  const bool planes = !channels_innermost && few_boxes(count, batch, s);
+  const std::array<int64_t, 4> size{batch, channels, s.height, s.width};
+  const Tensor grad_input =
+      zeros_(planes ? empty<4>(size, grad_output.dtype(), grad_output)
+                    : empty_channels_last(size, grad_output.dtype(), grad_output));
   const std::vector<BoxTables<T>> boxes = make_tables<T>(rois, batch, s);
   const T* const upstream = grad_output.data<T>();
   T* const grad = grad_input.data<T>();
-  const int64_t slices = (channels + kSlice - 1) / kSlice;
-  const Kernels<T>& simd = kernels<T>();
+  const int64_t slices = (channels + kSlice - 1) / kSlice, pixels = s.height * s.width;
   parallel_units(
       batch * slices, [&] { return std::vector<T>(bins * kSlice); },
       [&](int64_t unit, std::vector<T>& values) {
         const int64_t image = unit / slices, first = unit % slices * kSlice;
         const int64_t width = std::min(kSlice, channels - first);
-        T* const target = grad + image * s.height * s.width * channels + first;
+        T* const start = grad + image * pixels * channels;
         for (int64_t i = 0; i < count; ++i) {
           if (boxes[i].image != image) continue;
-          transpose(upstream + (i * channels + first) * bins, width, bins, values.data());
-          const T* value = values.data();
-          for (int64_t y = 0; y < s.pooled_height; ++y) {
-            for (int64_t x = 0; x < s.pooled_width; ++x, value += width) {
-              simd.weighted_scatter(target, s.width * channels, channels, boxes[i].rows.bin(y),
-                                    boxes[i].columns.bin(x), width, value);
-            }
+          const T* const here = upstream + (i * channels + first) * bins;
+          if (planes) {
+            scatter_planes(here, boxes[i], s, width, start + first * pixels);
+          } else {
+            scatter_channels_last(here, bins, boxes[i], s, width, values, start + first, channels);
           }
         }
       });
-  return grad_input;
+  return channels_innermost ? grad_input : contiguous(grad_input);
 }
 
 }  // namespace
 
 Tensor roi_align_cpu(Tensor input, Tensor rois, double spatial_scale, int64_t pooled_height,
                      int64_t pooled_width, int64_t sampling_ratio, bool aligned) {
-  check(input.dim() == 4, "input must have shape (batch, channels, height, width)");
-  check_rois(rois, input, "input");
-  check(pooled_height > 0 && pooled_width > 0, "output_size must be positive");
+  check_roi_input(input, rois, pooled_height, pooled_width);
   rois = contiguous(rois);
   const Settings settings{spatial_scale, input.size(2),  input.size(3), pooled_height,
                           pooled_width,  sampling_ratio, aligned};
@@ -257,17 +287,16 @@ Tensor roi_align_cpu(Tensor input, Tensor rois, double spatial_scale, int64_t po
 }
 
 Tensor roi_align_backward_cpu(Tensor grad_output, Tensor rois, double spatial_scale, int64_t batch,
-                              int64_t height, int64_t width, int64_t sampling_ratio, bool aligned) {
-  check(grad_output.dim() == 4, "grad_output must have shape (num_rois, channels, height, width)");
-  check_rois(rois, grad_output, "grad_output");
-  check(grad_output.size(0) == rois.size(0), "grad_output must have one row per roi");
+                              int64_t height, int64_t width, int64_t sampling_ratio, bool aligned,
+                              bool channels_innermost) {
+  check_roi_gradient(grad_output, rois);
   grad_output = contiguous(grad_output);
   rois = contiguous(rois);
   const Settings settings{spatial_scale,       height,         width,  grad_output.size(2),
                           grad_output.size(3), sampling_ratio, aligned};
   return grad_output.dtype() == DType::kFloat64
-             ? backward<double>(grad_output, rois, batch, settings)
-             : backward<float>(grad_output, rois, batch, settings);
+             ? backward<double>(grad_output, rois, batch, settings, channels_innermost)
+             : backward<float>(grad_output, rois, batch, settings, channels_innermost);
 }
 
 }  // namespace glip

@@ -11,6 +11,7 @@ Set the environment variable ``MASKRCNN_NATIVE_OPS=0`` to leave the libraries al
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import logging
 import os
@@ -130,12 +131,21 @@ def disabled() -> Iterator[None]:
 
 def describe() -> dict[str, str]:
     """Device type -> which backend serves its operators, in words."""
-    return {
-        device: "native"
-        if device in _state.devices
-        else f"torchvision and plain PyTorch ({_state.reasons.get(device, 'not loaded')})"
-        for device in ("cpu", "cuda")
-    }
+    words = {}
+    for device in ("cpu", "cuda"):
+        if device in _state.devices:
+            words[device] = f"native ({cpu_capability()})" if device == "cpu" else "native"
+        else:
+            reason = _state.reasons.get(device, "not loaded")
+            words[device] = f"torchvision and plain PyTorch ({reason})"
+    return words
+
+
+def cpu_capability() -> str:
+    """Instruction set of the CPU kernels in use: default, avx2, avx512 or avx512_bf16."""
+    function = ctypes.CDLL(str(library_path("_ops_cpu"))).glip_cpu_capability
+    function.restype = ctypes.c_char_p
+    return function().decode()
 
 
 load()

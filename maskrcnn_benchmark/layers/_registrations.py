@@ -51,9 +51,10 @@ def _fake_roi_align_backward(
     width: int,
     sampling_ratio: int,
     aligned: bool,
+    channels_innermost: bool,
 ) -> Tensor:
     size = (batch, grad_output.shape[1], height, width)
-    if grad_output.device.type == "cpu":
+    if channels_innermost:
         return _empty_channels_last(grad_output, size)
     return grad_output.new_empty(size)
 
@@ -63,6 +64,7 @@ def _roi_align_context(ctx, inputs, output: Tensor) -> None:
     ctx.save_for_backward(rois)
     ctx.settings = settings
     ctx.input_shape = input.shape
+    ctx.channels_innermost = _is_channels_last(input)
 
 
 def _roi_align_gradient(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -70,7 +72,7 @@ def _roi_align_gradient(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
     scale, _, _, sampling_ratio, aligned = ctx.settings
     batch, _, height, width = ctx.input_shape
     grad_input = _ops.roi_align_backward(
-        grad, rois, scale, batch, height, width, sampling_ratio, aligned
+        grad, rois, scale, batch, height, width, sampling_ratio, aligned, ctx.channels_innermost
     )
     return grad_input, None, None, None, None, None, None
 
@@ -85,7 +87,7 @@ def _fake_deform_conv(
     *_settings: int,
 ) -> Tensor:
     size = (input.shape[0], weight.shape[0], offset.shape[2], offset.shape[3])
-    if input.device.type == "cpu" and _is_channels_last(input):
+    if _is_channels_last(input):
         return _empty_channels_last(input, size)
     return input.new_empty(size)
 
@@ -111,7 +113,7 @@ def _fake_deform_conv_backward(
     nothing = (0,)
     if not need_samples:
         grad_input = input.new_empty(nothing)
-    elif input.device.type == "cpu":
+    elif _is_channels_last(input):
         grad_input = _empty_channels_last(input, tuple(input.shape))
     else:
         grad_input = input.new_empty(input.shape)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from maskrcnn_benchmark.layers import _native
@@ -238,6 +237,8 @@ def deform_conv_reference(
     deformable_groups: int,
 ) -> Tensor:
     """Deformable convolution by torchvision, which reads both kinds of groups off the shapes."""
+    import torchvision  # not needed, and not asked to match PyTorch, where native operators run
+
     dtype = input.dtype
     if dtype in (torch.float16, torch.bfloat16):
         input, offset, weight = input.float(), offset.float(), weight.float()

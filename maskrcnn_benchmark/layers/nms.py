@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torchvision
 from torch import Tensor
 
 from maskrcnn_benchmark.layers import _native
@@ -122,6 +121,8 @@ def _same_precision(boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
 
 def nms_reference(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """`nms` by torchvision."""
+    import torchvision  # not needed, and not asked to match PyTorch, where native operators run
+
     return torchvision.ops.nms(boxes, scores, iou_threshold)
 
 
@@ -131,6 +132,8 @@ def ml_nms_reference(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshol
     The usual trick of shifting boxes by label loses sub-pixel precision in float32 and flips
     decisions; boxes are widened to float64 so that the inclusive pixel costs no precision either.
     """
+    import torchvision  # not needed, and not asked to match PyTorch, where native operators run
+
     inclusive = boxes.double() + boxes.new_tensor([0, 0, 1, 1], dtype=torch.float64)
     keep = torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
     for label in labels.unique().tolist():

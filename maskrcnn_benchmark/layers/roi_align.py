@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from maskrcnn_benchmark.layers import _native
@@ -69,6 +68,8 @@ def roi_align_reference(
     aligned: bool,
 ) -> Tensor:
     """`roi_align` by torchvision."""
+    import torchvision  # not needed, and not asked to match PyTorch, where native operators run
+
     size = (pooled_height, pooled_width)
     return torchvision.ops.roi_align(input, rois, size, spatial_scale, sampling_ratio, aligned)
 

@@ -56,6 +56,23 @@ def test_the_gradient_is_torchvisions(native, generator, sampling_ratio, aligned
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("count", [1, 300])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_few_or_many_boxes_give_the_same_gradient_in_the_layout_of_the_input(
+    native, generator, layout, count
+):
+    features = torch.rand(2, 35, 40, 52, generator=generator, dtype=torch.float64)
+    rois = random_rois(generator, count, 2, 160.0).double()
+    ours = features.clone(memory_format=layout).requires_grad_()
+    theirs = features.clone().requires_grad_()
+
+    roi_align(ours, rois, 3, 0.25, 2).square().sum().backward()
+    torchvision.ops.roi_align(theirs, rois, 3, 0.25, 2).square().sum().backward()
+
+    assert ours.grad.is_contiguous(memory_format=layout)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-10, atol=1e-12)
+
+
 def test_gradcheck(backend, generator):
     features = torch.rand(2, 3, 6, 7, generator=generator, dtype=torch.float64, requires_grad=True)
     rois = random_rois(generator, 4, 2, 24.0).double()

@@ -1,0 +1,38 @@
+// The operators on CUDA; their contracts are in maskrcnn_benchmark/layers.
+#pragma once
+
+#include <optional>
+#include <tuple>
+
+#include "../torch_abi.h"
+
+namespace glip {
+
+Tensor nms_cuda(Tensor boxes, Tensor scores, double iou_threshold);
+Tensor ml_nms_cuda(Tensor boxes, Tensor scores, Tensor labels, double iou_threshold);
+
+Tensor roi_align_cuda(Tensor input, Tensor rois, double spatial_scale, int64_t pooled_height,
+                      int64_t pooled_width, int64_t sampling_ratio, bool aligned);
+Tensor roi_align_backward_cuda(Tensor grad_output, Tensor rois, double spatial_scale, int64_t batch,
+                               int64_t height, int64_t width, int64_t sampling_ratio, bool aligned,
+                               bool channels_innermost);
+
+Tensor deform_conv_cuda(Tensor input, Tensor offset, std::optional<Tensor> mask, Tensor weight,
+                        std::optional<Tensor> bias, int64_t stride_height, int64_t stride_width,
+                        int64_t padding_height, int64_t padding_width, int64_t dilation_height,
+                        int64_t dilation_width, int64_t groups, int64_t deformable_groups);
+std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv_backward_cuda(
+    Tensor grad_output, Tensor input, Tensor offset, std::optional<Tensor> mask, Tensor weight,
+    int64_t stride_height, int64_t stride_width, int64_t padding_height, int64_t padding_width,
+    int64_t dilation_height, int64_t dilation_width, int64_t groups, int64_t deformable_groups,
+    bool need_samples, bool need_weight);
+
+Tensor sigmoid_focal_loss_cuda(Tensor logits, Tensor targets, double gamma, double alpha);
+Tensor sigmoid_focal_loss_backward_cuda(Tensor grad_loss, Tensor logits, Tensor targets,
+                                        double gamma, double alpha);
+Tensor token_sigmoid_focal_loss_cuda(Tensor logits, Tensor targets, Tensor counted, double alpha,
+                                     double gamma);
+Tensor token_sigmoid_focal_loss_backward_cuda(Tensor grad_loss, Tensor logits, Tensor targets,
+                                              Tensor counted, double alpha, double gamma);
+
+}  // namespace glip
