@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,8 +13,9 @@ from maskrcnn_benchmark.engine.hooks import Hook
 from maskrcnn_benchmark.engine.stop_request import EvaluationInterrupted
 from maskrcnn_benchmark.utils import checkpoint_files, comm
 from maskrcnn_benchmark.utils.checkpoint_files import read_checkpoint
+from tests.engine import elastic_program
 from tests.engine.tiny_run import KillAt, TinyOptions, run
-from tests.process_tools import process_context, run_world
+from tests.process_tools import free_port, process_context, run_world
 
 
 def in_process(function, *args) -> int:
@@ -202,6 +206,26 @@ def test_a_signal_to_one_process_stops_all_and_the_run_continues_exactly(tmp_pat
     assert stopped == [6, 6]
     run_world(2, run_both_worlds, tmp_path / "b", options, None, folder=tmp_path / "3")
     assert_same_bits(final_state(tmp_path / "b"), final_state(tmp_path / "a"))
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_a_job_whose_process_died_and_it_ends_with_the_same_bits(tmp_path):
+    run_world(2, elastic_program.train, tmp_path / "whole", 0, folder=tmp_path / "processes")
+    repository = Path(__file__).resolve().parent.parent.parent
+    launch = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    environment = {key: value for key, value in os.environ.items() if key not in launch}
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"),
+            *("--max-restarts=3", "--rdzv_backend=c10d"),
+            f"--rdzv_endpoint=127.0.0.1:{free_port()}",
+            *(elastic_program.__file__, str(tmp_path / "elastic"), "10"),
+        ],
+        env={**environment, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)},
+        check=True,
+    )
+    assert (tmp_path / "died").exists()
+    assert_same_bits(final_state(tmp_path / "elastic"), final_state(tmp_path / "whole"))
 
 
 def test_another_number_of_processes_continues_with_a_warning(tmp_path, caplog):
