@@ -22,9 +22,10 @@ def make_run(folder, *opts, task="colours", shots=1):
 def test_two_commands_are_never_at_work_in_one_folder(tmp_path):
     run = make_run(tmp_path)
 
-    with own_folder(run), pytest.raises(ConfigError, match="another command is at work"):
-        with own_folder(run):
-            pass
+    with own_folder(run):
+        second = own_folder(run)
+        with pytest.raises(ConfigError, match="another command is at work"):
+            second.__enter__()
     with own_folder(run):
         pass
 

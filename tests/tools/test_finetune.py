@@ -309,3 +309,39 @@ def test_eval_all_without_checkpoints_fails(tmp_path, capsys):
     assert load_tool("eval_all").main(arguments) == 1
 
     assert "no checkpoints found" in capsys.readouterr().err
+
+
+def test_numbers_of_earlier_evaluations_are_summed_up_without_evaluating(tmp_path, capsys):
+    folder = tmp_path / "ft_task_1_seed_3" / "eval" / "model_best"
+    folder.mkdir(parents=True)
+    scores = {"identity": None, "sets": {"test": {"metric": "AP", "value": 0.25}}}
+    (folder / "scores.json").write_text(json.dumps(scores))
+    arguments = ["--config-file", CONFIG_FILE, "--skip_eval", "OUTPUT_DIR", str(tmp_path)]
+
+    assert load_tool("eval_all").main(arguments) == 0
+
+    assert "| test | AP | 25.0 | 1 |" in capsys.readouterr().out
+
+
+def test_with_the_average_as_monitor_the_average_is_tested(tmp_path, weights, capsys):
+    task = write_task(tmp_path)
+    opts = ["MODEL.WEIGHT", str(weights), *VALIDATED]
+    opts += ["SOLVER.MODEL_EMA", "0.9", "SOLVER.USE_EMA_FOR_MONITOR", "True"]
+
+    assert run_finetune(tmp_path / "out", "--ft-tasks", str(task), opts=opts) == 0
+
+    assert "model_ema" in read_checkpoint(tmp_path / "out/ft_task_1/model_best.pth")
+    assert "weights of model_ema from" in capsys.readouterr().out
+
+
+def test_features_of_a_frozen_backbone_are_kept(tmp_path, weights, capsys):
+    task = write_task(tmp_path)
+    opts = ["MODEL.WEIGHT", str(weights), "AUGMENT.FLIP_PROB_TRAIN", "0.0"]
+    opts += ["SOLVER.TUNING_HIGHLEVEL_OVERRIDE", "language_prompt_v2"]
+
+    assert run_finetune(tmp_path / "out", "--ft-tasks", str(task), "--skip-test", opts=opts) == 0
+
+    assert "features of frozen encoders are kept" in capsys.readouterr().out
+    record = json.loads((tmp_path / "out/ft_task_1/finished.json").read_text())
+    assert record["images_per_second"] > 0
+    assert record["peak_memory_mib"] > 0
