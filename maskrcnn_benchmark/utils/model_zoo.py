@@ -1,24 +1,19 @@
 """Fetch weights from the web once, for all processes of a machine."""
 
-import hashlib
 import logging
 import os
 import re
-import shutil
-import urllib.error
-import urllib.request
 from pathlib import Path
 from urllib.parse import urlparse
 
 from . import comm
-from .checkpoint_files import CheckpointError, write_atomically
+from .checkpoint_files import CheckpointError
+from .download import DownloadError, fetch
 
 logger = logging.getLogger(__name__)
 
 DOWNLOAD_FOLDER = Path("model")
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{6,})\.")
-_WAIT_SECONDS = 60
-_BLOCK = 1 << 20
 
 
 def is_url(name: str) -> bool:
@@ -57,33 +52,13 @@ def _file_name(url: str) -> str:
 
 def _download(url: str, path: Path) -> None:
     logger.info("downloading %s to %s", url, path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with urllib.request.urlopen(url, timeout=_WAIT_SECONDS) as response:
-            expected = response.headers.get("Content-Length")
-            write_atomically(path, lambda file: shutil.copyfileobj(response, file, _BLOCK))
-    except (urllib.error.URLError, TimeoutError) as error:
-        raise CheckpointError(
-            f"could not download {url}: {error}. Without a network, put the file at {path}."
-        ) from error
-    size = path.stat().st_size
-    if expected is not None and size != int(expected):
-        path.unlink()
-        raise CheckpointError(f"{url} broke off after {size} of {expected} bytes: try again")
-    _check_hash(url, path)
-
-
-def _check_hash(url: str, path: Path) -> None:
+        fetched = fetch(url, path)
+    except DownloadError as error:
+        raise CheckpointError(str(error)) from error
     promised = _HASH_IN_NAME.search(path.name)
-    if not promised:
-        return
-    hasher = hashlib.sha256()
-    with path.open("rb") as file:
-        for block in iter(lambda: file.read(_BLOCK), b""):
-            hasher.update(block)
-    digest = hasher.hexdigest()
-    if not digest.startswith(promised[1]):
+    if promised and not fetched.sha256.startswith(promised[1]):
         path.unlink()
         raise CheckpointError(
-            f"{url} arrived with SHA-256 {digest[:16]}..., its name promises {promised[1]}"
+            f"{url} arrived with SHA-256 {fetched.sha256[:16]}..., its name promises {promised[1]}"
         )
