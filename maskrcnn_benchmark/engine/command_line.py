@@ -11,6 +11,7 @@ from typing import Any
 
 from maskrcnn_benchmark.config import CfgNode, ConfigError, cfg
 from maskrcnn_benchmark.evaluation import AnnotationError, EvaluationError
+from maskrcnn_benchmark.modeling.language_backbone.hub import PretrainedFilesMissing
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.checkpoint_files import CheckpointError, write_atomically
 from maskrcnn_benchmark.utils.logger import setup_logger
@@ -26,6 +27,7 @@ EXPLAINED_ERRORS = (
     EvaluationError,
     AnnotationError,
     NonFiniteLossError,
+    PretrainedFilesMissing,
     FileNotFoundError,
 )
 

@@ -170,6 +170,7 @@ def evaluate_tasks(
             loader,
             task.name,
             output_folder=Path(log_dir) / task.folder,
+            box_only=task.config.MODEL.RPN_ONLY and task.config.DATASETS.CLASS_AGNOSTIC,
             weights_identity=identity,
             should_stop=should_stop,
         )

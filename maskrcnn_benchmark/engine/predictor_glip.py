@@ -208,7 +208,7 @@ class GLIPDemo:
         names = dict(enumerate(request.names, start=1))
         return build_queries(names, self.tokenizer, separation_tokens=" . ", max_tokens=limit)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _detect(self, image: np.ndarray, queries: Sequence[Query]) -> BoxList:
         height, width = image.shape[:2]
         pixels, _ = self.transforms(Image.fromarray(image), None, RandomSource())

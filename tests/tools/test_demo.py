@@ -96,3 +96,9 @@ def test_a_file_that_is_no_checkpoint_is_named(folder, tmp_path, capsys):
     text.write_text("not a checkpoint")
     assert _run(folder / "b.jpg", tmp_path / "out", str(text), "--text", "a star") == 1
     assert "weights.pth" in capsys.readouterr().err
+
+
+def test_a_text_encoder_that_cannot_be_had_is_one_clear_line(folder, tmp_path, weights, capsys):
+    opts = ["MODEL.LANGUAGE_BACKBONE.TOKENIZER_TYPE", "no-such-tokenizer"]
+    assert _run(folder / "b.jpg", tmp_path / "out", weights, "--text", "a star", *opts) == 1
+    assert "no-such-tokenizer" in capsys.readouterr().err

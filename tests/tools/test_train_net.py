@@ -359,6 +359,12 @@ def test_a_single_task_keeps_the_plain_layout_and_the_command_line_wins_over_it(
     assert len({entry["image_id"] for entry in results}) == 3
 
 
+def test_sets_without_classes_are_scored_by_the_recall_of_their_boxes(trained, capsys):
+    assert evaluate_net(command(trained, "DATASETS.CLASS_AGNOSTIC", "True")) == 0
+    assert "AR@1000" in capsys.readouterr().out
+    assert (trained / "output/inference/val/box_proposals.json").is_file()
+
+
 def test_a_task_file_with_a_missing_set_is_an_error_before_evaluation(trained, capsys):
     (trained / "task.yaml").write_text(yaml.safe_dump({"DATASETS": {"TEST": ["nothing"]}}))
     assert evaluate_net(command(trained, "--task_config", str(trained / "task.yaml"))) == 1
