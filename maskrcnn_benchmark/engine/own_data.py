@@ -20,6 +20,7 @@ from .finetuning_start import write_json
 logger = logging.getLogger(__name__)
 
 VALIDATION_SHARE = 0.2
+IMAGES_PER_EPOCH = 40  # at least; copies make up for what is missing
 _SPLIT_WORDS = {
     "train": ("train", "training"),
     "val": ("valid", "val", "validation", "minival", "mini_val"),
@@ -96,7 +97,8 @@ def _make(folder: Path, config: CfgNode) -> Path:
             split.images,
         )
     task = target / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', folder.resolve().name) or 'own'}.yaml"
-    text = yaml.safe_dump(_task(register, config), sort_keys=False)
+    images = len(splits[0].content["images"])
+    text = yaml.safe_dump(_task(register, images, config), sort_keys=False)
     task.write_text(f"# Derived from {folder.resolve()}; settings of your own go below.\n{text}")
     logger.info("wrote %s", task)
     return task
@@ -152,8 +154,11 @@ def _annotation_files(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             yield path, content
 
 
-def _rank(path: Path) -> int:
-    return _PREFERRED.index(path.name) if path.name in _PREFERRED else len(_PREFERRED)
+def _rank(path: Path) -> tuple[bool, int]:
+    """Order of preference; a small validation set comes after the whole one."""
+    mini = any("mini" in part.lower() for part in path.parts[-2:])
+    place = _PREFERRED.index(path.name) if path.name in _PREFERRED else len(_PREFERRED)
+    return mini, place
 
 
 def _split_of(path: Path, folder: Path) -> str:
@@ -321,7 +326,7 @@ def _same_file(first: Path, second: Path) -> bool:
     )
 
 
-def _task(register: dict[str, Any], config: CfgNode) -> dict[str, Any]:
+def _task(register: dict[str, Any], images: int, config: CfgNode) -> dict[str, Any]:
     rate, decay = _RECIPES.get(config.SOLVER.TUNING_HIGHLEVEL_OVERRIDE or "full", _RECIPES["full"])
     return {
         "DATASETS": {
@@ -330,7 +335,8 @@ def _task(register: dict[str, Any], config: CfgNode) -> dict[str, Any]:
             "TRAIN_DATASETNAME_SUFFIX": "_grounding",
             "DISABLE_SHUFFLE": True,
             "USE_OVERRIDE_CATEGORY": False,
-            "GENERAL_COPY": 1,
+            # Small sets are repeated, so that an epoch is worth a validation.
+            "GENERAL_COPY": max(1, -(-IMAGES_PER_EPOCH // images)),
             "REGISTER": register,
         },
         "DATALOADER": {"ASPECT_RATIO_GROUPING": False, "SIZE_DIVISIBILITY": 32},

@@ -180,6 +180,24 @@ def test_missing_pictures_and_folders_are_named(tmp_path):
         make(tmp_path / "nothing", tmp_path)
 
 
+def test_the_whole_validation_set_is_preferred_to_the_small_one(tmp_path):
+    folder = tmp_path / "export"
+    for split in ("train", "valid", "mini_val"):
+        write_set(folder / split, 3)
+
+    assert [s.path.parent.name for s in find_splits(folder)] == ["train", "valid"]
+
+
+def test_small_sets_are_repeated_within_an_epoch(tmp_path):
+    write_set(tmp_path / "export" / "train", 3)
+    write_set(tmp_path / "export" / "val", 3)
+    config = small_config("OUTPUT_DIR", str(tmp_path / "out"))
+
+    datasets = yaml.safe_load(make_own_task(tmp_path / "export", config).read_text())["DATASETS"]
+
+    assert datasets["GENERAL_COPY"] == 14
+
+
 def test_the_recipe_follows_the_tuning_mode(tmp_path):
     write_set(tmp_path / "export" / "train", 5)
     config = small_config(

@@ -254,7 +254,7 @@ def test_a_dry_run_draws_explains_and_learns_but_begins_nothing(tmp_path, weight
 def test_own_data_train_with_derived_classes(tmp_path, weights):
     write_set(tmp_path / "mine" / "train", 4, file_name="_annotations.coco.json")
     write_set(tmp_path / "mine" / "valid", 3, file_name="_annotations.coco.json")
-    opts = ["MODEL.WEIGHT", str(weights), "SOLVER.MAX_EPOCH", "1"]
+    opts = ["MODEL.WEIGHT", str(weights), "SOLVER.MAX_EPOCH", "1", "DATASETS.GENERAL_COPY", "1"]
 
     assert run_finetune(tmp_path / "out", "--data", str(tmp_path / "mine"), opts=opts) == 0
 
