@@ -106,8 +106,9 @@ def test_a_subset_is_scored_on_what_was_predicted(tmp_path, ann_file):
     settings.merge_from_list(["TEST.SUBSET", 1])
     dataset = COCODataset(tmp_path, ann_file, None)
 
-    assert evaluate(settings, dataset, {8: prediction((1, 0.9, CORNERS))})["value"] == 1.0
-    assert evaluate(cfg, dataset, {8: prediction((1, 0.9, CORNERS))})["value"] == 0.5
+    found = {8: prediction((1, 0.9, CORNERS))}
+    assert evaluate(settings, dataset, found)["value"] == pytest.approx(1.0)
+    assert evaluate(cfg, dataset, found)["value"] == pytest.approx(0.5)
 
 
 def test_voc_boxes_come_from_its_xml(tmp_path):
