@@ -12,6 +12,7 @@ from maskrcnn_benchmark.config.dataset_sources import DatasetSource, dataset_sou
 from maskrcnn_benchmark.data.collate import BatchCollator, RawImageCollator
 from maskrcnn_benchmark.data.dataset_factory import DatasetFactory
 from maskrcnn_benchmark.data.datasets.concat import ConcatDataset, CopiedDataset
+from maskrcnn_benchmark.data.datasets.replay import ReplayDataset, replay_length
 from maskrcnn_benchmark.data.samplers import (
     EvaluationBatchSampler,
     TrainingBatchSampler,
@@ -58,6 +59,8 @@ def make_data_loader(
     datasets = [_build_dataset(factory, source) for source in dataset_sources(cfg, is_train)]
     if not datasets:
         raise ValueError(f"DATASETS.{'TRAIN' if is_train else 'TEST'} names no dataset")
+    if is_train and cfg.DATASETS.REPLAY:
+        datasets += _replayed(cfg, sum(map(len, datasets)), transforms, tokenizer)
     if is_train:
         return _training_loader(cfg, datasets, rank, world_size, start_iter)
     return [_test_loader(cfg, dataset, rank, world_size) for dataset in datasets]
@@ -106,6 +109,23 @@ def _build_dataset(factory: DatasetFactory, source: DatasetSource) -> Dataset:
     if len(dataset) == 0:
         raise ValueError(f"Dataset {source.name} has no usable sample")
     return CopiedDataset(dataset, source.copies) if source.copies > 1 else dataset
+
+
+def _replayed(cfg, num_samples: int, transforms: Callable, tokenizer) -> list[Dataset]:
+    """DATASETS.REPLAY, a share of DATASETS.REPLAY_SHARE, without the settings of the task."""
+    settings = cfg.clone()
+    settings.defrost()
+    datasets = settings.DATASETS
+    datasets.TRAIN, datasets.TRAIN_DATASETNAME_SUFFIX = datasets.REPLAY, ""
+    datasets.FEW_SHOT, datasets.GENERAL_COPY = 0, -1
+    datasets.USE_OVERRIDE_CATEGORY = datasets.USE_CAPTION_PROMPT = False
+    datasets.DISABLE_SHUFFLE = False
+    factory = DatasetFactory(settings, transforms, tokenizer, is_train=True)
+    parts = [_build_dataset(factory, source) for source in dataset_sources(settings, is_train=True)]
+    source = parts[0] if len(parts) == 1 else ConcatDataset(parts)
+    replayed = ReplayDataset(source, replay_length(num_samples, datasets.REPLAY_SHARE))
+    logger.info("%d samples of each pass are drawn from %s", len(replayed), source.name)
+    return [replayed]
 
 
 def _training_loader(

@@ -10,6 +10,8 @@ from maskrcnn_benchmark.config import cfg, default_config
 # Added to the settings of GLIP and FIBER; docs/config.md says what each is for.
 OWN_KEYS = {
     "DATASETS.FLICKR_ENTITIES_DIR",
+    "DATASETS.REPLAY",
+    "DATASETS.REPLAY_SHARE",
     "DATASETS.SKIP_BROKEN_IMAGES",
     "INPUT.IMAGE_BACKEND",
     "MODEL.DYHEAD.FUSE_CONFIG.IMPLEMENTATION",

@@ -91,6 +91,10 @@ def _which_data(node: CfgNode) -> None:
 
     node.FEW_SHOT = 0  # above 0: a training subset with so many images per class
     node.SHUFFLE_SEED = 0  # which subset; also part of the names of prepared subsets
+    # Added here: data of which samples are mixed into training, names as in the catalogue (no
+    # suffix is appended), and their share of all samples.
+    node.REPLAY = ()
+    node.REPLAY_SHARE = 0.25
     node.USE_CROWD = False  # COCO detection data: train on crowd boxes too
     node.MAX_BOX = -1  # COCO detection data: at most so many boxes per image
     node.SAMPLE_RATIO = 0.0  # keep a share of the boxes (> 0) or that many of them (< 0)
