@@ -23,7 +23,8 @@ $(VENV)/.installed: requirements.txt requirements-dev.txt pyproject.toml setup.p
 	touch $@
 
 demo: venv
-	$(BIN)/python tools/demo.py --demo
+	$(BIN)/python tools/demo.py demo/shapes.jpg --texts "$$(cat demo/shapes.txt)" \
+		--threshold 0.35 --output OUTPUT/demo
 
 test: venv
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile

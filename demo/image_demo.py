@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from maskrcnn_benchmark.config import cfg
 from maskrcnn_benchmark.engine.picture_demo import annotate_pictures, list_pictures
@@ -93,6 +94,20 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--no-save-vis", action="store_true", help="write no pictures")
     parser.add_argument("--no-save-pred", action="store_true", help="write no JSON")
     parser.add_argument("--print-result", action="store_true")
+    parser.add_argument("--show", action="store_true", help="open every drawn picture in a window")
+    parser.add_argument(
+        "--batch-size", type=int, default=1, help="accepted: pictures go one by one"
+    )
+    parser.add_argument(
+        "-s",
+        "--chunked-size",
+        type=int,
+        default=-1,
+        help="accepted: long lists are split as needed",
+    )
+    parser.add_argument(
+        "--palette", default="none", help="accepted: every label has its own colour"
+    )
     parser.add_argument(
         "-c", "--custom-entities", action="store_true", help="the text is a list of names"
     )
@@ -105,6 +120,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> int:
     pictures = list_pictures(args.inputs)
     caption, entities = read_texts(args)
+    if args.show and args.no_save_vis:
+        raise ValueError("--show needs the pictures that --no-save-vis leaves out")
     config = cfg.clone()
     config.merge_from_file(find_config(args.model))
     config.MODEL.WEIGHT = args.weights
@@ -126,6 +143,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"[{number}/{len(pictures)}] {item.source}: {item.num_shown} boxes")
         if args.print_result:
             print(item.content)
+        if args.show and item.picture is not None:
+            Image.open(item.picture).show(title=str(item.source))
     if not (args.no_save_vis and args.no_save_pred):
         print(f"results have been saved in {args.out_dir}")
     return 0
