@@ -28,7 +28,7 @@ def run(name: str, options: list[str]) -> tuple[str, int, float]:
     """Output, exit status and seconds of one benchmark in a process of its own."""
     start = time.perf_counter()
     command = [sys.executable, "-m", f"benchmarks.{name}", *options]
-    done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    done = subprocess.run(command, text=True, capture_output=True)
     output = done.stdout if done.returncode == 0 else done.stdout + done.stderr
     return output.strip(), done.returncode, time.perf_counter() - start
 
