@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from maskrcnn_benchmark.engine import trainer as trainer_module
+from maskrcnn_benchmark.engine.detectors import ClassDetector
 from maskrcnn_benchmark.engine.hooks import Hook
 from maskrcnn_benchmark.engine.trainer import build_trainer, checkpoint_period, start_from
 from maskrcnn_benchmark.utils import comm
@@ -187,6 +188,26 @@ def test_every_launcher_trains(world, launcher):
     assert (output / "log_rank1.txt").exists() == (processes == 2)
 
 
+@pytest.mark.slow
+def test_sigterm_from_outside_saves_and_ends_the_command_with_status_0(world):
+    opts = ["SOLVER.MAX_ITER", "100000", "TEST.DURING_TRAINING", "False"]
+    process = subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "tools/train_net.py"), *command(world, *opts)],
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if "iter: 20/" in line:
+            process.send_signal(signal.SIGTERM)
+    assert process.wait() == 0, "".join(lines)
+    assert "stopped, start again to go on" in lines[-1]
+    pointer = (world / "output/last_checkpoint").read_text()
+    assert read_checkpoint(world / "output" / pointer)["iteration"] >= 20
+
+
 def run_differently(world: str):
     opts = ["OUTPUT_DIR", f"{world}/other"]
     if comm.get_rank() == 1:
@@ -335,6 +356,30 @@ def test_weights_of_another_model_are_refused_before_anything_is_evaluated(train
     assert "does not fit the configured model" in capsys.readouterr().err
     assert not (trained / "output/eval/model_final/inference").exists()
     assert evaluate_net(command(trained, "--weight", weight, "--partial-weights", *opts)) == 0
+
+
+def evaluate_and_be_told_to_stop(world: str) -> None:
+    """Evaluate as the tool does; SIGTERM comes with the second batch."""
+    torch.set_num_threads(1)
+    detect, calls = ClassDetector.detect, []
+
+    def detect_and_signal(self, *arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return detect(self, *arguments)
+
+    ClassDetector.detect = detect_and_signal
+    sys.exit(evaluate_net(command(Path(world))))
+
+
+def test_an_evaluation_told_to_stop_ends_with_status_1_and_goes_on_later(trained):
+    assert in_process(evaluate_and_be_told_to_stop, str(trained)) == 1
+    folder = trained / "output/inference/val"
+    assert list(folder.glob("unfinished*")) and not (folder / "bbox.json").exists()
+    assert evaluate_net(command(trained)) == 0
+    assert "2 images are predicted already" in (trained / "output/log.txt").read_text()
+    assert not list(folder.glob("unfinished*"))
 
 
 def test_several_tasks_with_equal_set_names_do_not_overwrite_each_other(trained, capsys):
