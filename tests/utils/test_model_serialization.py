@@ -1,6 +1,7 @@
 """Names of released files land on the right names of the model."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -195,3 +196,73 @@ def test_an_mmdetection_file_fills_every_name_of_the_published_model(golden_dir)
     assert restored.keys() == weights.keys()
     for name, value in weights.items():
         assert torch.equal(restored[name], value), name
+
+
+def recorded_shapes(golden_dir, config: str) -> dict[str, list[int]]:
+    """Names of a published model, with sides cut to 4 to keep the test light."""
+    path = golden_dir / f"glip/state_dict/{config}.json"
+    return {
+        name: [min(size, 4) for size in shape]
+        for name, (shape, _) in json.loads(path.read_text()).items()
+    }
+
+
+@pytest.mark.parametrize(
+    "config",
+    ["glip_A_Swin_T_O365", "glip_Swin_T_O365", "glip_Swin_T_O365_GoldG", "glip_Swin_L"],
+)
+def test_an_official_checkpoint_fills_every_name_of_its_model(golden_dir, config):
+    """Weights under ``model`` with ``module.``, an old buffer, and the rest of a training beside."""
+    shapes = recorded_shapes(golden_dir, config)
+    weights = {f"module.{name}": torch.ones(shape) for name, shape in shapes.items()}
+    stale = "module.language_backbone.body.model.embeddings.position_ids"
+    weights[stale] = torch.arange(4)[None]
+    contents = {"model": weights, "optimizer": {"state": {}}, "scheduler": {}, "iteration": 9}
+    model = NamedModel(shapes)
+
+    report = load_weights_into(model, find_weights(contents))
+
+    assert report.complete, report.table()
+    assert len(report.loaded) == len(shapes)
+    assert all(name == in_file for name, in_file in report.loaded.items())
+
+
+@pytest.mark.parametrize("config", ["glip_Swin_T_O365_GoldG", "glip_Swin_L"])
+def test_a_released_imagenet_backbone_fills_the_body_of_the_published_model(golden_dir, config):
+    shapes = recorded_shapes(golden_dir, config)
+    prefix = "backbone.body."
+    per_stage_norm = re.compile(r"norm[0-3]\.(weight|bias)$")
+    swin = {
+        name.removeprefix(prefix): torch.ones(shape)
+        for name, shape in shapes.items()
+        if name.startswith(prefix) and not per_stage_norm.match(name.removeprefix(prefix))
+    }
+    extra = ("norm.weight", "norm.bias", "head.weight", "head.bias", "layers.0.blocks.1.attn_mask")
+    released = {"model": {**swin, **{name: torch.ones(4) for name in extra}}}
+    model = NamedModel(shapes)
+
+    report = load_weights_into(model, find_weights(released))
+
+    assert sorted(report.loaded) == sorted(prefix + name for name in swin)
+    assert sorted(report.unexpected) == ["head.bias", "head.weight", "norm.bias", "norm.weight"]
+    assert not report.reshaped
+    body_missing = [name for name in report.missing if name.startswith(prefix)]
+    assert all(per_stage_norm.match(name.removeprefix(prefix)) for name in body_missing)
+
+
+def test_a_torchvision_resnet_lands_on_stem_and_layers():
+    shapes = {
+        "backbone.body.stem.conv1.weight": [2, 3],
+        "backbone.body.stem.bn1.running_mean": [2],
+        "backbone.body.layer1.0.conv1.weight": [2, 2],
+        "backbone.body.layer1.0.downsample.0.weight": [2, 2],
+    }
+    names = ["conv1.weight", "bn1.running_mean", "layer1.0.conv1.weight", "fc.weight"]
+    resnet = {
+        name: torch.ones(2, 3) if name == "conv1.weight" else torch.ones(2, 2) for name in names
+    }
+    resnet["bn1.running_mean"] = torch.ones(2)
+    resnet["layer1.0.downsample.0.weight"] = torch.ones(2, 2)
+    report = load_weights_into(NamedModel(shapes), find_weights(resnet))
+    assert len(report.loaded) == 4
+    assert report.unexpected == ["fc.weight"]
