@@ -1,0 +1,99 @@
+"""tools/make_pseudo_labels.py as a user calls it, with a small untrained teacher."""
+
+import json
+
+import pytest
+import torch
+
+from maskrcnn_benchmark.config import cfg as defaults
+from maskrcnn_benchmark.modeling.detector import build_detection_model
+from tests.data.containers import write_json_lines
+from tests.tools.test_demo import _load_tool
+
+tool = _load_tool("make_pseudo_labels")
+CONFIG = "configs/shapes/glip_B.yaml"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    config = defaults.clone()
+    config.merge_from_file(CONFIG)
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "random.pth"
+    torch.save({"model": build_detection_model(config).state_dict()}, path)
+    return str(path)
+
+
+@pytest.fixture
+def run(tmp_path, weights):
+    lines = [{"caption": text} for text in ("a red star", "of the", "a ring", "a cross and a star")]
+    pairs = write_json_lines(tmp_path / "pairs", lines, size=(64, 64))
+
+    def call(*flags, confidence="0.0"):
+        return tool.main(
+            [
+                *("--config-file", CONFIG, "--weight", weights, "--pairs", str(pairs)),
+                *("--images", str(pairs.parent / "images"), "--output", str(tmp_path / "out")),
+                *("--part", "2", "--batch", "2", "--pictures", "1", *flags),
+                *("MODEL.ATSS.INFERENCE_TH", "0.0", "DATALOADER.NUM_WORKERS", "0"),
+                *("INPUT.MIN_SIZE_TEST", "64", "DATASETS.CAPTION_NMS", "0.5"),
+                *("DATASETS.CAPTION_CONF", confidence),
+            ]
+        )
+
+    return call
+
+
+def test_pairs_become_a_set_with_counts_and_a_picture(run, tmp_path, capsys):
+    assert run() == 0
+
+    output = capsys.readouterr().out
+    assert "labelled: 3" in output
+    assert "no noun phrase: 1" in output
+    assert "DATASETS.REGISTER: pseudo: {img_dir:" in output
+    lines = (tmp_path / "out/pseudo.jsonl").read_text().splitlines()
+    assert len(lines) == 3
+    regions = json.loads(lines[2])["grounding"]["regions"]
+    assert {region["phrase"] for region in regions} <= {"a cross", "a star"}
+    assert len(list((tmp_path / "out/pictures").iterdir())) == 1
+
+
+def test_the_same_command_again_joins_without_labelling(run, tmp_path, capsys, monkeypatch):
+    run()
+    first = (tmp_path / "out/pseudo.jsonl").read_bytes()
+    monkeypatch.setattr(tool, "load_model", None)
+
+    assert run() == 0
+
+    assert (tmp_path / "out/pseudo.jsonl").read_bytes() == first
+
+
+def test_shares_are_done_one_by_one_and_joined(run, tmp_path, capsys):
+    assert run("--shard", "0/2") == 0
+    assert not (tmp_path / "out/pseudo.jsonl").exists()
+    assert run("--join") == 1
+    assert "1 of 2 parts are missing" in capsys.readouterr().err
+    assert run("--shard", "1/2") == 0
+
+    assert run("--join", "--to", "tsv", "--to", "json-lines") == 0
+
+    assert (tmp_path / "out/pseudo.yaml").is_file()
+    assert (tmp_path / "out/pseudo.jsonl").is_file()
+
+
+def test_other_rules_in_the_same_folder_are_refused(run, capsys):
+    run()
+
+    assert run(confidence="0.5") == 1
+    assert "another run (confidence: 0.0 / 0.5)" in capsys.readouterr().err
+
+
+def test_a_threshold_that_nothing_passes_is_an_error(run, capsys):
+    assert run(confidence="1.0") == 1
+    assert "not one pair has enough boxes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shard", ["2/2", "x", "1", "-1/2"])
+def test_a_share_that_is_none_is_refused(run, capsys, shard):
+    assert run(f"--shard={shard}") == 1
+    assert "--shard must be K/N" in capsys.readouterr().err
