@@ -67,6 +67,7 @@ def test_every_mode_changes_only_what_it_trains(tmp_path, weights, mode):
     assert (mode == "language_prompt_v2") == (trained == {"rpn.tunable_linear.weight"})
 
 
+@pytest.mark.slow
 def test_a_run_with_validation_leaves_all_its_files_and_is_summed_up(tmp_path, weights, capsys):
     tasks = [write_task(tmp_path, name) for name in ("colours", "again")]
     output = tmp_path / "out"
@@ -228,6 +229,24 @@ def test_what_was_known_before_is_measured_before_and_after(tmp_path, weights, c
     assert set(content["before"]) == {"new classes, val", "old world, old: val"}
     assert set(content["after"]) == set(content["before"])
     assert "| old world, old: val | AP |" in capsys.readouterr().out
+
+
+def test_old_data_are_mixed_in_by_name(tmp_path, weights, capsys):
+    write_set(tmp_path / "old", 5, classes={1: "wheel"})
+    task = write_task(tmp_path)
+    old = {
+        "type": "CocoGrounding",
+        "ann_file": str(tmp_path / "old" / "annotations_without_background.json"),
+        "img_dir": str(tmp_path / "old"),
+    }
+    text = task.read_text().replace("REGISTER:", f"REGISTER:\n    {_yaml({'old': old})}")
+    task.write_text(text)
+    opts = ["MODEL.WEIGHT", str(weights), "DATASETS.REPLAY", "('old',)"]
+    opts += ["DATASETS.REPLAY_SHARE", "0.5"]
+
+    assert run_finetune(tmp_path / "out", "--ft-tasks", str(task), "--skip-test", opts=opts) == 0
+
+    assert "4 samples of each pass are drawn from old" in capsys.readouterr().out
 
 
 def test_a_dry_run_draws_explains_and_learns_but_begins_nothing(tmp_path, weights, capsys):
