@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from maskrcnn_benchmark.config import CfgNode, ConfigError, cfg
+from maskrcnn_benchmark.data.image_files import BrokenSampleError
 from maskrcnn_benchmark.evaluation import AnnotationError, EvaluationError
 from maskrcnn_benchmark.modeling.language_backbone.hub import PretrainedFilesMissing
 from maskrcnn_benchmark.utils import comm
@@ -27,6 +28,7 @@ EXPLAINED_ERRORS = (
     EvaluationError,
     AnnotationError,
     NonFiniteLossError,
+    BrokenSampleError,
     PretrainedFilesMissing,
     FileNotFoundError,
 )

@@ -20,4 +20,7 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
     if not torch.cuda.is_available():
         logger.warning("MODEL.DEVICE is %s, but no CUDA device is present: using the CPU", name)
         return torch.device("cpu")
-    return torch.device("cuda", local_rank) if name == "cuda" else torch.device(name)
+    if name != "cuda":
+        return torch.device(name)
+    # A job system may show every process its own GPU only, which is then number 0.
+    return torch.device("cuda", local_rank % torch.cuda.device_count())

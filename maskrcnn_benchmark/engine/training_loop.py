@@ -186,6 +186,10 @@ class Trainer:
                 if not self.stop:
                     raise
                 batches = []
+            if not batches and not self.stop:
+                raise RuntimeError(
+                    f"the loader has no batch for iteration {self.iteration + 1} of {self.max_iter}"
+                )
             self.data_seconds = time.perf_counter() - previous_end
             yield batches
             self.iteration_seconds = time.perf_counter() - previous_end

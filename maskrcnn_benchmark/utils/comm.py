@@ -86,7 +86,7 @@ def setup(device_type: str = "cpu", local_rank: int | None = None) -> LaunchSett
     settings = read_launch_settings(local_rank)
     use_cuda = device_type == "cuda" and torch.cuda.is_available()
     if use_cuda:
-        torch.cuda.set_device(settings.local_rank)
+        torch.cuda.set_device(settings.local_rank % torch.cuda.device_count())
     if settings.world_size == 1 or dist.is_initialized():
         return settings
     dist.init_process_group(

@@ -369,3 +369,10 @@ def test_a_validation_set_without_annotations_is_refused(tmp_path):
 
     with pytest.raises(ValueError, match="validation set has no annotations"):
         run(tmp_path, TinyOptions(validation_period=1), prepare=prepare)
+
+
+def test_a_loader_that_ends_early_is_an_error(tmp_path):
+    trainer = make_trainer(tmp_path, TinyOptions(max_iter=10))
+    trainer.max_iter = 12
+    with pytest.raises(RuntimeError, match="no batch for iteration 11 of 12"):
+        trainer.train()

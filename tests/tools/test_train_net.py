@@ -240,6 +240,13 @@ def test_a_file_that_is_no_checkpoint_is_named(world, capsys):
     assert "page.pth is not a checkpoint: it is a web page" in capsys.readouterr().err
 
 
+def test_a_picture_that_cannot_be_read_is_named(world, capsys):
+    for path in (world / "images").iterdir():
+        path.write_bytes(b"no picture")
+    assert train_net(command(world)) == 1
+    assert "images/00" in capsys.readouterr().err
+
+
 def test_initial_weights_are_loaded_and_are_where_the_average_begins(world):
     config = read_config(world / "config.yaml", "OUTPUT_DIR", str(world / "first"))
     weights = build_trainer(config).model.state_dict()
