@@ -238,6 +238,11 @@ class TestBrokenPictures:
 
 
 class TestJoining:
+    def test_copies_share_the_ids_of_their_pictures(self, coco_folder):
+        dataset = detection(coco_folder)
+        copied = CopiedDataset(dataset, 2)
+        assert copied.image_id(len(dataset)) == dataset.image_id(0)
+
     def test_copies_repeat_the_samples_and_keep_their_index(self, coco_folder):
         copied = CopiedDataset(detection(coco_folder), 3)
 

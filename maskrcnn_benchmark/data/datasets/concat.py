@@ -41,6 +41,10 @@ class CopiedDataset(Dataset):
         """{"height", "width"} of the picture."""
         return self.dataset.get_img_info(index % len(self.dataset))
 
+    def image_id(self, index: int) -> int:
+        """Id of the picture; copies of a sample share it, so that results count once."""
+        return self.dataset.image_id(index % len(self.dataset))
+
 
 class ConcatDataset(Dataset):
     """Several datasets one after another; samples carry their index within their own dataset."""
