@@ -171,6 +171,8 @@ def without_dropout(model: nn.Module) -> nn.Module:
             module.p = 0.0
         elif isinstance(module, DropBlock2D) or type(module).__name__ == "DropPath":
             module.drop_prob = 0.0
+        elif hasattr(module, "dropout_prob"):  # attention of transformers before version 5
+            module.dropout_prob = 0.0
     return model
 
 
