@@ -41,6 +41,7 @@ _PATHS: dict[str, dict[str, tuple[str, ...]]] = {
     "CocoDetectionTSV": {"yaml_file": _TSV},
     "ODTSVDataset": {"yaml_file": _TSV},
     "CocoGrounding": {"img_folder": _IMAGES, "ann_file": _ANNOTATIONS},
+    "CocoSampledGrounding": {"img_folder": _IMAGES, "ann_file": _ANNOTATIONS},
     "LvisDetection": {"img_folder": _IMAGES, "ann_file": _ANNOTATIONS},
     "COCODataset": {"root": _IMAGES, "ann_file": _ANNOTATIONS},
 }

@@ -90,6 +90,15 @@ class DatasetCatalog:
         # Objects365
         "object365_train": _coco("object365/train", "object365/objects365_train.json"),
         "object365_val": _coco("object365/val", "object365/objects365_val.json"),
+        # The same as captions of sampled classes: what the TSV set below is, from the JSON file.
+        "object365_grounding_train": {
+            "type": "CocoSampledGrounding",
+            "img_dir": "object365/train",
+            "ann_file": (
+                "object365/objects365_train.json",
+                "object365/annotations/objects365_train.json",
+            ),
+        },
         "object365_dt_train": _tsv(
             "object365_dt", "Objects365/objects365_train_vgoiv6.cas2000.yaml"
         ),

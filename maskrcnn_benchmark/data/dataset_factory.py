@@ -15,7 +15,7 @@ from maskrcnn_benchmark.data.datasets.caption_dataset import (
 from maskrcnn_benchmark.data.datasets.caption_packing import CaptionPacking
 from maskrcnn_benchmark.data.datasets.caption_record import BoxScreen
 from maskrcnn_benchmark.data.datasets.coco import COCODataset
-from maskrcnn_benchmark.data.datasets.coco_grounding import CocoGrounding
+from maskrcnn_benchmark.data.datasets.coco_grounding import CocoGrounding, CocoSampledGrounding
 from maskrcnn_benchmark.data.datasets.detection_captions import (
     AllClassesCaptioner,
     DetectionCaptioner,
@@ -71,6 +71,7 @@ class DatasetFactory:
         self._builders: dict[str, Callable[[DatasetSource], ImageDataset]] = {
             "COCODataset": self._coco,
             "CocoGrounding": self._coco_grounding,
+            "CocoSampledGrounding": self._coco_grounding,
             "LvisDetection": self._lvis,
             "PascalVOCDataset": self._voc,
             "Background": self._background,
@@ -135,13 +136,22 @@ class DatasetFactory:
     def _coco_grounding(self, source: DatasetSource) -> CocoGrounding:
         cfg = self.cfg
 
+        sampled = source.factory == "CocoSampledGrounding"
+
         def make_captioner(names: Mapping[int, str]) -> DetectionCaptioner:
+            if sampled:
+                return self._sampled_classes(
+                    source,
+                    names,
+                    self._detection_sampling(),
+                    detection_prompt=cfg.DATASETS.ADD_DET_PROMPT,
+                )
             if cfg.DATASETS.SPECIAL_SAFEGUARD_FOR_COCO_GROUNDING:
                 sampling = NegativeSampling(cfg.DATASETS.RANDOM_SAMPLE_NEG, (0.0, 0.0, 1.0))
                 return self._sampled_classes(source, names, sampling, detection_prompt=False)
             return self._all_classes(source, names)
 
-        dataset = CocoGrounding(
+        dataset = (CocoSampledGrounding if sampled else CocoGrounding)(
             **source.args,
             **self._common(source),
             **self._subset(),

@@ -290,6 +290,24 @@ def test_tsv_and_caption_sets_are_built_by_their_type(tmp_path, bert_tokenizer):
         assert (batch.positive_map.sum(dim=1) > 0).all()
 
 
+def test_detection_json_of_many_classes_has_captions_of_sampled_ones(generated, bert_tokenizer):
+    cfg = generated(
+        *("SOLVER.MAX_EPOCH", "6", "DATASETS.TRAIN_DATASETNAME_SUFFIX", ""),
+        *("DATASETS.CONTROL_PROB", "(0.0, 0.0, 0.5, 0.0)", "DATASETS.RANDOM_SAMPLE_NEG", "1"),
+    )
+    cfg.DATASETS.REGISTER.train["type"] = "CocoSampledGrounding"
+
+    batches = list(make_data_loader(cfg, tokenizer=bert_tokenizer))
+
+    targets = [target for batch in batches for target in batch.targets]
+    assert len({target.get_field("caption") for target in targets}) > 4
+    for target in targets:
+        labels = target.get_field("labels")
+        assert torch.equal(target.get_field("original_od_label"), labels)
+        of_tokens = target.get_field("positive_map_for_od_labels")
+        assert set(labels.tolist()) <= set(of_tokens.tolist())
+
+
 def container_sets(tmp_path):
     """Four samples of every kind in every container; (name, register entry) pairs."""
     lines = [{"grounding": GROUNDING}] * 4

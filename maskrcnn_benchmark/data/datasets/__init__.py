@@ -6,7 +6,7 @@ from maskrcnn_benchmark.data.datasets.caption_dataset import (
     PseudoData,
 )
 from maskrcnn_benchmark.data.datasets.coco import COCODataset
-from maskrcnn_benchmark.data.datasets.coco_grounding import CocoGrounding
+from maskrcnn_benchmark.data.datasets.coco_grounding import CocoGrounding, CocoSampledGrounding
 from maskrcnn_benchmark.data.datasets.concat import ConcatDataset, CopiedDataset
 from maskrcnn_benchmark.data.datasets.lvis import LvisDetection
 from maskrcnn_benchmark.data.datasets.od_tsv import CocoDetectionTSV, ODTSVDataset

@@ -35,6 +35,9 @@ class CocoGrounding(JsonDataset):
         override_category: see `read_categories`.
     """
 
+    pass_classes_on = False
+    """Whether the losses learn which class each token and box belongs to; see `caption_boxes`."""
+
     def __init__(
         self,
         img_folder: str | Path,
@@ -87,7 +90,7 @@ class CocoGrounding(JsonDataset):
             self.captioner,
             rng,
             masking_allowed=self.masking_allowed,
-            pass_classes_on=False,
+            pass_classes_on=self.pass_classes_on,
         )
         extra = {"image_id": torch.tensor([self.image_id(index)])}
         image, target = self.targets.build(image, grounded, text, self.apply_transforms, rng, extra)
@@ -114,3 +117,11 @@ class CocoGrounding(JsonDataset):
         text_mask[: len(self.category_table.foreground)] = 1
         target.add_field("positive_map", one_hot)
         target.add_field("text_mask", text_mask)
+
+
+class CocoSampledGrounding(CocoGrounding):
+    """Detection data of many classes in COCO-style files, with captions of sampled classes: what
+    `CocoDetectionTSV` makes of TSV files.
+    """
+
+    pass_classes_on = True
