@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 logger = logging.getLogger(__name__)
 
@@ -91,13 +92,30 @@ def setup(device_type: str = "cpu", local_rank: int | None = None) -> LaunchSett
         return settings
     dist.init_process_group(
         backend="cpu:gloo,cuda:nccl" if use_cuda else "gloo",
-        init_method="env://",
+        store=_meeting_place(settings),
         rank=settings.rank,
         world_size=settings.world_size,
         timeout=COLLECTIVE_TIMEOUT,
     )
     synchronize()
     return settings
+
+
+def _meeting_place(settings: LaunchSettings) -> dist.Store:
+    """The store at MASTER_ADDR and MASTER_PORT through which the processes find each other.
+
+    torchrun keeps one store over all restarts of a job, and with it the addresses of processes that
+    died. On one machine the number of the restart, which is the same for all, keeps them apart; for
+    several machines set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, which makes a new store each time.
+    """
+    store, _, _ = next(
+        rendezvous("env://", settings.rank, settings.world_size, timeout=COLLECTIVE_TIMEOUT)
+    )
+    store.set_timeout(COLLECTIVE_TIMEOUT)
+    on_one_machine = os.environ.get("LOCAL_WORLD_SIZE") == str(settings.world_size)
+    if not on_one_machine:
+        return store
+    return dist.PrefixStore(f"restart_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
 
 
 def cleanup() -> None:
