@@ -21,6 +21,7 @@ from maskrcnn_benchmark.utils.checkpoint_files import write_atomically
 SMALL = {
     "ops": ["--quick"],
     "scoring": ["--small"],
+    "data": ["--records", "20000", "--rounds", "2"],
 }
 
 
