@@ -103,26 +103,19 @@ def _generate_json_lines(folder: Path, sizes: list[list[int]]) -> None:
 
 
 def _generate_shards(folder: Path, sizes: list[list[int]]) -> None:
-    """Tar files with holes where pictures would be; records and indices are real."""
-    picture = 120_000
+    """Tar files of one sample each, which their index names as often as a real one has samples."""
     for number, begin in enumerate(range(0, len(sizes), PER_SHARD)):
+        chosen = sizes[begin : begin + PER_SHARD]
+        record = json.dumps(_record(chosen[0])).encode()
+        picture_at, record_at = HEADER_BYTES, 3 * HEADER_BYTES
+        content = bytearray(5 * HEADER_BYTES)
+        content[record_at : record_at + len(record)] = record
         shard = folder / f"web-{number:06d}.tar"
-        places = []
-        with shard.open("wb") as file:
-            position = HEADER_BYTES
-            for size in sizes[begin : begin + PER_SHARD]:
-                record = json.dumps(_record(size)).encode()
-                record_at = position + picture + HEADER_BYTES
-                file.seek(record_at)
-                file.write(record)
-                places.append(
-                    SamplePlace(
-                        position, picture, record_at, len(record), height=size[0], width=size[1]
-                    )
-                )
-                blocks = -(-(record_at + len(record)) // HEADER_BYTES)
-                position = (blocks + 1) * HEADER_BYTES
-            file.truncate(position)
+        shard.write_bytes(content)
+        places = [
+            SamplePlace(picture_at, 4, record_at, len(record), height=height, width=width)
+            for height, width in chosen
+        ]
         write_index(shard, places)
 
 
