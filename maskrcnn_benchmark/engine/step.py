@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from maskrcnn_benchmark.data.collate import Batch
 from maskrcnn_benchmark.solver import GradientClipping
@@ -18,13 +19,19 @@ logger = logging.getLogger(__name__)
 AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself, without the wrapper that exchanges gradients."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
 @dataclass(frozen=True)
 class StepOptions:
     """How batches become an update.
 
     Attributes:
         amp_dtype: compute type of the forward pass under autocast; None computes as stored.
-        accumulation: number of batches that make one update; their gradients are averaged.
+        accumulation: number of batches that make one update: parts of one large batch, if the
+            model can tell what its losses divide by (``loss_normalizers``), else averaged.
         clipping: limits on the gradients.
     """
 
@@ -87,10 +94,11 @@ class TrainingStep:
                 gradients with a batch that it must not learn from.
         """
         self.optimizer.zero_grad(set_to_none=True)
+        normalizers = self._shared_normalizers(batches, weights)
         sums: dict[str, torch.Tensor] = {}
         for number, (batch, weight) in enumerate(zip(batches, weights)):
             with self._exchange_gradients(last=number == len(batches) - 1):
-                losses = self._losses(move_batch(batch, self.device))
+                losses = self._losses(move_batch(batch, self.device), normalizers)
                 total = torch.stack(list(losses.values())).sum()
                 spoil = torch.where(total.detach().isfinite(), weight, torch.nan)
                 self.scaler.scale(total * spoil / len(batches)).backward()
@@ -99,7 +107,18 @@ class TrainingStep:
         norm, skipped = self._update()
         return StepResult(sums, norm, skipped)
 
-    def _losses(self, batch: Batch) -> dict[str, torch.Tensor]:
+    def _shared_normalizers(
+        self, batches: Sequence[Batch], weights: Sequence[float]
+    ) -> dict[str, torch.Tensor]:
+        """Keyword argument that makes the batches parts of a larger one; a lone one needs none."""
+        count = getattr(unwrapped(self.model), "loss_normalizers", None)
+        if len(batches) == 1 or count is None:
+            return {}
+        return {"normalizers": count([(b.images, b.targets) for b in batches], weights)}
+
+    def _losses(
+        self, batch: Batch, normalizers: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
         with torch.autocast(
             self.device.type,
             dtype=self.options.amp_dtype,
@@ -114,6 +133,7 @@ class TrainingStep:
                 captions,
                 batch.positive_map,
                 greenlight_map=batch.greenlight_map,
+                **normalizers,
             )
 
     def _exchange_gradients(self, last: bool) -> contextlib.AbstractContextManager:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from maskrcnn_benchmark.data.collate import Batch
@@ -32,7 +31,7 @@ from maskrcnn_benchmark.utils.random_state import (
 from .batches import count_empty, name_images
 from .hooks import Hook
 from .loss_history import LossHistory, NonFiniteLossError
-from .step import TrainingStep
+from .step import TrainingStep, unwrapped
 from .stop_request import EvaluationInterrupted, StopRequest, ignore_stop_signals
 
 logger = logging.getLogger(__name__)
@@ -107,8 +106,7 @@ class Trainer:
     @property
     def model(self) -> nn.Module:
         """The model itself, without the wrapper that exchanges gradients."""
-        model = self.step.model
-        return model.module if isinstance(model, DistributedDataParallel) else model
+        return unwrapped(self.step.model)
 
     @property
     def finished(self) -> bool:

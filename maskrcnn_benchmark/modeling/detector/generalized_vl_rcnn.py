@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from maskrcnn_benchmark.modeling.language_backbone.masking import mask_tokens
 from maskrcnn_benchmark.modeling.language_backbone.text_features import TextFeatures
 from maskrcnn_benchmark.modeling.language_backbone.tokenizer import encode_captions
+from maskrcnn_benchmark.modeling.rpn.losses import shared_normalizers
 from maskrcnn_benchmark.modeling.rpn.vldyhead import VLDyHeadModule
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList, to_image_list
@@ -235,6 +236,7 @@ class GeneralizedVLRCNN(nn.Module):
         captions: Sequence[str] | None = None,
         positive_map: Tensor | Mapping[int, Sequence[int]] | None = None,
         greenlight_map: Tensor | None = None,
+        normalizers: Tensor | None = None,
     ) -> dict[str, Tensor] | list[BoxList]:
         """Losses in training, detections in evaluation.
 
@@ -245,6 +247,7 @@ class GeneralizedVLRCNN(nn.Module):
             positive_map: in training ``[boxes of the batch, 256]``, images in order, non-zero where
                 a token describes a box; in evaluation label to token positions.
             greenlight_map: ``[B, 256]``, tokens that may be masked for prediction.
+            normalizers: from ``loss_normalizers``, where the batch is a part of a larger one.
 
         Returns:
             Scalars by name whose sum is to be minimised, or per image the boxes found with
@@ -272,7 +275,25 @@ class GeneralizedVLRCNN(nn.Module):
         if positive_map is not None:
             positive_map = positive_map.to(device)
         features, text = self.fuse(features, text)
-        return self.rpn.losses(features, text, targets, positive_map)
+        return self.rpn.losses(features, text, targets, positive_map, normalizers)
+
+    def loss_normalizers(
+        self, parts: Sequence[tuple[ImageList, Sequence[BoxList]]], weights: Sequence[float]
+    ) -> Tensor:
+        """What ``forward`` divides by, for batches whose gradients are averaged into one update.
+
+        With it the mean of their losses is the loss of the one batch that they are parts of, on all
+        ranks together; every rank has to call it.
+
+        Args:
+            parts: images and targets of every batch of this rank.
+            weights: factor of the loss of each.
+        """
+        counts = torch.zeros(2, device=self.device)
+        for (images, targets), weight in zip(parts, weights):
+            targets = [target.to(self.device) for target in targets]
+            counts += weight * self.rpn.count(tuple(images.tensors.shape[-2:]), targets)
+        return shared_normalizers(counts, len(parts))
 
     @cached_property
     def _vocabulary(self) -> list[int]:

@@ -72,7 +72,15 @@ class AnchorGenerator(nn.Module):
             raise ValueError(
                 f"got {len(features)} feature maps for anchors on {len(self.strides)} levels"
             )
-        sizes = tuple((feature.shape[-2], feature.shape[-1]) for feature in features)
+        return self._anchors(tuple((maps.shape[-2], maps.shape[-1]) for maps in features))
+
+    def for_image(self, height: int, width: int) -> list[Tensor]:
+        """The same for the maps that a padded image of this size gives, every level rounded up."""
+        return self._anchors(
+            tuple((-(-height // stride), -(-width // stride)) for stride in self.strides)
+        )
+
+    def _anchors(self, sizes: tuple[tuple[int, int], ...]) -> list[Tensor]:
         if sizes not in self._grids:
             self._grids[sizes] = [
                 make_grid_anchors(cell, stride, size)

@@ -98,6 +98,7 @@ class ATSSLoss(nn.Module):
         targets: Sequence[BoxList],
         positive_map: Tensor | None = None,
         text: TextFeatures | None = None,
+        normalizers: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Losses of a batch.
 
@@ -111,6 +112,8 @@ class ATSSLoss(nn.Module):
                 where a token belongs to the phrase of a box. Needed with text; columns beyond the
                 text are dropped, missing ones are zero.
             text: its ``masks`` tell real tokens from padding.
+            normalizers: ``[2]`` from :func:`shared_normalizers`, where the batch is a part of a
+                larger one; None: those of this batch.
 
         Returns:
             Scalars by name, already weighted: their sum is what is to be minimised.
@@ -120,7 +123,26 @@ class ATSSLoss(nn.Module):
                 do not match the boxes.
         """
         with torch.autocast(device_type=anchors[0].device.type, enabled=False):
-            return self._losses(outputs, anchors, targets, positive_map, text)
+            return self._losses(outputs, anchors, targets, positive_map, text, normalizers)
+
+    @torch.no_grad()
+    def count(self, anchors: Sequence[Tensor], targets: Sequence[BoxList]) -> Tensor:
+        """What the losses of a batch divide by, before it is shared over ranks and parts.
+
+        Depends on boxes and anchors alone, so it can be had without running the network.
+
+        Args:
+            anchors: per level ``[A_l, 4]`` xyxy.
+            targets: per image its boxes.
+
+        Returns:
+            float32 ``[2]``: number of positive anchors, sum of their centerness.
+        """
+        anchors = [level.float() for level in anchors]
+        boxes = _all_boxes(targets, anchors[0])
+        assignment = atss_assign(anchors, boxes, [len(target) for target in targets], self.topk)
+        _, weights = self._box_targets(torch.cat(anchors), boxes, assignment)
+        return _counts(assignment.positive, weights)
 
     def _losses(
         self,
@@ -129,14 +151,17 @@ class ATSSLoss(nn.Module):
         targets: Sequence[BoxList],
         positive_map: Tensor | None,
         text: TextFeatures | None,
+        normalizers: Tensor | None,
     ) -> dict[str, Tensor]:
         batch_size = len(outputs.centerness[0])
         if len(targets) != batch_size:
             raise ValueError(f"{len(targets)} targets for a batch of {batch_size} images")
-        boxes = torch.cat([target.convert("xyxy").bbox for target in targets]).to(anchors[0])
+        boxes = _all_boxes(targets, anchors[0])
         assignment = atss_assign(anchors, boxes, [len(target) for target in targets], self.topk)
 
-        losses, normalizer = self._box_losses(outputs, torch.cat(tuple(anchors)), boxes, assignment)
+        losses, normalizer = self._box_losses(
+            outputs, torch.cat(tuple(anchors)), boxes, assignment, normalizers
+        )
         matched_box = assignment.matched_box
         losses["loss_cls"] = self._class_loss(outputs, targets, matched_box, normalizer)
         if text is None:
@@ -173,8 +198,24 @@ class ATSSLoss(nn.Module):
             losses["mlm_loss"] = self.mlm_weight * loss
         return losses
 
+    def _box_targets(
+        self, anchors: Tensor, boxes: Tensor, assignment: Assignment
+    ) -> tuple[Tensor, Tensor]:
+        """Target box ``[P, 4]`` and centerness ``[P]`` of every pair, 0 for those that do not hold."""
+        pair_anchors = anchors[assignment.pair_anchor % len(anchors)]
+        # Both boxes go through the coder, which limits how large a target can be.
+        targets = self.box_coder.encode(boxes[assignment.pair_box], pair_anchors)
+        targets = self.box_coder.decode(targets, pair_anchors)
+        centerness = centerness_targets(targets, pair_anchors)
+        return targets, torch.where(assignment.positive, centerness, 0.0)
+
     def _box_losses(
-        self, outputs: HeadOutputs, anchors: Tensor, boxes: Tensor, assignment: Assignment
+        self,
+        outputs: HeadOutputs,
+        anchors: Tensor,
+        boxes: Tensor,
+        assignment: Assignment,
+        normalizers: Tensor | None,
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Regression and centerness losses, and the number of positives that others divide by.
 
@@ -185,20 +226,13 @@ class ATSSLoss(nn.Module):
         deltas = _rows(outputs.box_regression, 4).index_select(0, assignment.pair_anchor)
         centerness = _rows(outputs.centerness, 1).index_select(0, assignment.pair_anchor)[:, 0]
         pair_anchors = anchors[assignment.pair_anchor % len(anchors)]
-        # Both boxes go through the coder, which limits how large a target can be.
-        targets = self.box_coder.encode(boxes[assignment.pair_box], pair_anchors)
-        targets = self.box_coder.decode(targets, pair_anchors)
-        weights = torch.where(positive, centerness_targets(targets, pair_anchors), 0.0)
-        num_positive, sum_of_weights = _mean_over_ranks(
-            torch.stack((positive.sum().to(weights), weights.sum()))
-        ).unbind()
-        normalizer = num_positive.clamp(min=1.0)
+        targets, weights = self._box_targets(anchors, boxes, assignment)
+        if normalizers is None:
+            normalizers = shared_normalizers(_counts(positive, weights))
+        normalizer, sum_of_weights = normalizers.unbind()
 
         predicted = self.box_coder.decode(torch.where(positive[:, None], deltas, 0.0), pair_anchors)
-        # Without positives the sum is zero, and so must be the loss.
-        regression = (weights * giou_loss(predicted, targets)).sum() / sum_of_weights.clamp(
-            min=1e-6
-        )
+        regression = (weights * giou_loss(predicted, targets)).sum() / sum_of_weights
         cross_entropy = F.binary_cross_entropy_with_logits(
             torch.where(positive, centerness, 0.0), weights, positive.to(weights), reduction="sum"
         )
@@ -362,6 +396,31 @@ def _box_tokens(
     columns = min(num_tokens, positive_map.shape[1])
     rows[:-1, :columns] = positive_map[:, :columns].to(device) > 0
     return rows
+
+
+def shared_normalizers(counts: Tensor, parts: int = 1) -> Tensor:
+    """What every rank and every part of a batch divides its sums over anchors by.
+
+    The mean over ranks and parts, so that the mean of their losses is the loss of the whole. Every
+    rank has to call it, whatever it holds.
+
+    Args:
+        counts: ``[2]`` of this rank, the parts summed up, see :meth:`ATSSLoss.count`.
+        parts: number of batches whose gradients are averaged into one update.
+
+    Returns:
+        ``[2]``, larger than 0: without positives the sums are zero, and so must be the losses.
+    """
+    positives, centerness = _mean_over_ranks(counts).unbind()
+    return torch.stack((positives.clamp(min=1.0), centerness.clamp(min=1e-6))) / parts
+
+
+def _counts(positive: Tensor, weights: Tensor) -> Tensor:
+    return torch.stack((positive.sum().to(weights), weights.sum()))
+
+
+def _all_boxes(targets: Sequence[BoxList], like: Tensor) -> Tensor:
+    return torch.cat([target.convert("xyxy").bbox for target in targets]).to(like)
 
 
 def _mean_over_ranks(values: Tensor) -> Tensor:

@@ -269,6 +269,7 @@ class VLDyHeadModule(nn.Module):
         text: TextFeatures,
         targets: Sequence[BoxList],
         positive_map: Tensor,
+        normalizers: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Scalar losses by name.
 
@@ -277,10 +278,20 @@ class VLDyHeadModule(nn.Module):
             text: ``B`` captions.
             targets: ground truth of ``B`` images.
             positive_map: ``[boxes of the batch, tokens]``, non-zero where a token describes a box.
+            normalizers: what to divide by where the batch is a part of a larger one.
         """
         outputs = self.predict(features, text)
         anchors = self.anchor_generator(features)
-        return self.loss_evaluator(outputs, anchors, targets, positive_map, text)
+        return self.loss_evaluator(outputs, anchors, targets, positive_map, text, normalizers)
+
+    def count(self, image_size: tuple[int, int], targets: Sequence[BoxList]) -> Tensor:
+        """``[2]``, see ``ATSSLoss.count``, without running the network.
+
+        Args:
+            image_size: height and width of the padded batch.
+            targets: ground truth of ``B`` images, on the device of the anchors.
+        """
+        return self.loss_evaluator.count(self.anchor_generator.for_image(*image_size), targets)
 
     def detect(
         self,
