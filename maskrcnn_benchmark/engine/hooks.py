@@ -14,6 +14,7 @@ import torch
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.metric_logger import MetricLogger, ScalarWriter, SmoothedValue
 from maskrcnn_benchmark.utils.random_state import preserved_random_state
+from maskrcnn_benchmark.utils.sharding import whole_on_main_process
 
 if TYPE_CHECKING:
     from .training_loop import Trainer
@@ -207,7 +208,7 @@ class Validation(Hook):
         }
         if trainer.ema is not None:
             contents["model_ema"] = trainer.ema.state_dict()
-        trainer.checkpoints.save("model_best", contents, resumable=False)
+        trainer.checkpoints.save("model_best", whole_on_main_process(contents), resumable=False)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "below_best": self.below_best}

@@ -2,26 +2,21 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from maskrcnn_benchmark.data.collate import Batch
 from maskrcnn_benchmark.solver import GradientClipping
 
 from .batches import captions_of, move_batch
+from .parallel import gradients_stay, unwrapped
 
 logger = logging.getLogger(__name__)
 
 AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model itself, without the wrapper that exchanges gradients."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 @dataclass(frozen=True)
@@ -97,7 +92,9 @@ class TrainingStep:
         normalizers = self._shared_normalizers(batches, weights)
         sums: dict[str, torch.Tensor] = {}
         for number, (batch, weight) in enumerate(zip(batches, weights)):
-            with self._exchange_gradients(last=number == len(batches) - 1):
+            last = number == len(batches) - 1
+            # Gradients are averaged over the processes once per update, with the last batch.
+            with contextlib.nullcontext() if last else gradients_stay(self.model):
                 losses = self._losses(move_batch(batch, self.device), normalizers)
                 total = torch.stack(list(losses.values())).sum()
                 spoil = torch.where(total.detach().isfinite(), weight, torch.nan)
@@ -135,11 +132,6 @@ class TrainingStep:
                 greenlight_map=batch.greenlight_map,
                 **normalizers,
             )
-
-    def _exchange_gradients(self, last: bool) -> contextlib.AbstractContextManager:
-        """Gradients are averaged over the processes once per update, with the last batch."""
-        no_sync: Callable | None = getattr(self.model, "no_sync", None)
-        return contextlib.nullcontext() if last or no_sync is None else no_sync()
 
     def _update(self) -> tuple[torch.Tensor, torch.Tensor]:
         self.scaler.unscale_(self.optimizer)

@@ -1,17 +1,16 @@
 """A whole training run from a configuration: build, resume or load, train."""
 
-import inspect
 import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from maskrcnn_benchmark.config import CfgNode
+from maskrcnn_benchmark.config import CfgNode, ConfigError
 from maskrcnn_benchmark.data import make_data_loader
+from maskrcnn_benchmark.modeling.compilation import compile_parts
 from maskrcnn_benchmark.modeling.detector import GeneralizedVLRCNN, build_detection_model
 from maskrcnn_benchmark.solver import (
     build_ema,
@@ -29,6 +28,7 @@ from .device import choose_device
 from .hooks import Hook, Progress, Validation
 from .inference import inference
 from .loss_history import LossHistory
+from .parallel import replicate, shard, sharded
 from .step import AMP_DTYPES, StepOptions, TrainingStep
 from .training_loop import Trainer
 
@@ -71,6 +71,11 @@ def build_trainer(cfg: CfgNode, *, use_tensorboard: bool = False) -> Trainer:
     if cfg.MODEL.BACKBONE.RESET_BN:
         reset_batch_statistics(model)
     model.to(device)
+    if cfg.SOLVER.COMPILE:
+        _compile(cfg, model)
+    shares = sharded(cfg)
+    if shares:
+        shard(model, device)
     seed_all(cfg.SOLVER.SEED + comm.get_rank())
 
     loader = make_data_loader(
@@ -86,7 +91,9 @@ def build_trainer(cfg: CfgNode, *, use_tensorboard: bool = False) -> Trainer:
     )
     keep = cfg.SOLVER.KEEP_LAST_CHECKPOINTS
     trainer = Trainer(
-        step=TrainingStep(_distribute(cfg, model, device), optimizer, device, options),
+        step=TrainingStep(
+            model if shares else _replicate(cfg, model, device), optimizer, device, options
+        ),
         loader=loader,
         max_iter=cfg.SOLVER.MAX_ITER,
         schedule=build_lr_scheduler(cfg, optimizer),
@@ -162,17 +169,23 @@ def _amp_dtype(cfg: CfgNode) -> torch.dtype | None:
     return AMP_DTYPES[cfg.SOLVER.AMP_DTYPE] if cfg.SOLVER.USE_AMP else None
 
 
-def _distribute(cfg: CfgNode, model: nn.Module, device: torch.device) -> nn.Module:
-    if comm.get_world_size() == 1:
-        return model
-    # The newer name of the same option; the older one warns there.
-    renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
-    share_buffers = "forward_sync_buffers" if renamed else "broadcast_buffers"
-    return DistributedDataParallel(
+def _compile(cfg: CfgNode, model: GeneralizedVLRCNN) -> None:
+    options = {"backend": cfg.SOLVER.COMPILE_BACKEND}
+    if cfg.SOLVER.COMPILE_MODE:
+        options["mode"] = cfg.SOLVER.COMPILE_MODE
+    try:
+        compile_parts(model, cfg.SOLVER.COMPILE, **options)
+    except ValueError as error:
+        raise ConfigError(f"SOLVER.COMPILE: {error}") from error
+    logger.info("compiled at their first use: %s", ", ".join(cfg.SOLVER.COMPILE))
+
+
+def _replicate(cfg: CfgNode, model: nn.Module, device: torch.device) -> nn.Module:
+    return replicate(
         model,
-        device_ids=[device] if device.type == "cuda" else None,
+        device,
         find_unused_parameters=cfg.SOLVER.FIND_UNUSED_PARAMETERS,
-        **{share_buffers: cfg.MODEL.BACKBONE.USE_BN},
+        share_buffers=cfg.MODEL.BACKBONE.USE_BN,
     )
 
 

@@ -27,11 +27,13 @@ from maskrcnn_benchmark.utils.random_state import (
     restore_random_state,
     seed_all,
 )
+from maskrcnn_benchmark.utils.sharding import whole_on_main_process
 
 from .batches import count_empty, name_images
 from .hooks import Hook
 from .loss_history import LossHistory, NonFiniteLossError
-from .step import TrainingStep, unwrapped
+from .parallel import unwrapped
+from .step import TrainingStep
 from .stop_request import EvaluationInterrupted, StopRequest, ignore_stop_signals
 
 logger = logging.getLogger(__name__)
@@ -138,7 +140,7 @@ class Trainer:
                 "stopped at iteration %d by a signal; start again to go on", self.iteration
             )
             return False
-        self.checkpoints.save("model_final", self.state_dict())
+        self.save("model_final")
         return True
 
     def _run(self) -> bool:
@@ -245,10 +247,14 @@ class Trainer:
 
     def save(self, name: str | None = None) -> None:
         """Write a checkpoint to continue from; called by all processes together."""
-        self.checkpoints.save(name or f"model_{self.iteration:07d}", self.state_dict())
+        name = name or f"model_{self.iteration:07d}"
+        self.checkpoints.save(name, whole_on_main_process(self.state_dict()))
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the rest of the run depends on; called by all processes together."""
+        """All that the rest of the run depends on; called by all processes together.
+
+        What is shared out over the processes is so here too, see :func:`whole_on_main_process`.
+        """
         state = {
             "format_version": FORMAT_VERSION,
             "model": self.model.state_dict(),

@@ -6,12 +6,14 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from maskrcnn_benchmark.utils.sharding import like, local
+
 
 class ModelEMA:
     """Keeps ``average = decay * average + (1 - decay) * value`` of everything in a state dict.
 
     Buffers are averaged too; whole numbers (counters, indices) are copied, since an average of
-    them means nothing.
+    them means nothing. Where the model is shared out over processes, so is the average.
 
     Args:
         model: its present weights are the first average.
@@ -31,8 +33,8 @@ class ModelEMA:
         for name, value in _entries(model):
             average = self._averages[name]
             if average.is_floating_point():
-                averages.append(average)
-                values.append(value.detach())
+                averages.append(local(average))
+                values.append(local(value.detach()))
             else:
                 average.copy_(value)
         torch._foreach_mul_(averages, self.decay)
@@ -50,13 +52,14 @@ class ModelEMA:
     @torch.no_grad()
     def _swap(self, model: nn.Module) -> None:
         swapped = set()
-        for name, value in _entries(model):
+        for name, entry in _entries(model):
+            value, average = local(entry.detach()), local(self._averages[name])
             if value.data_ptr() in swapped:  # one tensor under two names must be swapped once
                 continue
             swapped.add(value.data_ptr())
-            kept = value.detach().clone()
-            value.copy_(self._averages[name])
-            self._averages[name].copy_(kept)
+            kept = value.clone()
+            value.copy_(average)
+            average.copy_(kept)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The averages under the model's own names."""
@@ -72,7 +75,7 @@ class ModelEMA:
             if name not in state or state[name].shape != average.shape:
                 raise ValueError(f"the saved average of weights does not fit the model at {name}")
         for name, average in self._averages.items():
-            average.copy_(state[name])
+            average.copy_(like(state[name], average))
 
 
 def _entries(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

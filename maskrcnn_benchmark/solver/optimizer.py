@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from maskrcnn_benchmark.utils.sharding import like, whole
+
 logger = logging.getLogger(__name__)
 
 LANGUAGE = "language_backbone"
@@ -195,7 +197,8 @@ def _buffer(key: str, value: Any, parameter: nn.Parameter) -> Any:
         return torch.tensor(float(value), dtype=torch.float32, device=parameter.device)
     if not torch.is_tensor(value):
         return value
-    return value.detach().clone().to(parameter.device)
+    value = value.detach().clone()
+    return like(value, parameter) if value.dim() else value.to(parameter.device)
 
 
 @dataclass(frozen=True)
@@ -226,4 +229,4 @@ class GradientClipping:
             torch.nn.utils.clip_grad_value_(parameters, self.max_value)
         if self.max_norm > 0:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.max_norm, total_norm)
-        return total_norm
+        return whole(total_norm)

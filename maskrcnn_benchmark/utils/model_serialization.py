@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from .mmdet_layout import from_mmdet_layout, is_mmdet_layout
+from .sharding import like
 
 # Names of values that the model computes by itself, which files of various ages do or do not hold.
 RECOMPUTED = re.compile(
@@ -163,7 +164,7 @@ def load_weights_into(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> 
             if not RECOMPUTED.search(name):
                 report.reshaped.append((name, tuple(value.shape), tuple(target.shape)))
             continue
-        target.copy_(value)
+        target.copy_(like(value, target))
         report.loaded[name] = matches[name]
     used = set(matches.values())
     report.unexpected = [n for n in weights if n not in used and not RECOMPUTED.search(n)]

@@ -4,11 +4,13 @@ A sharded parameter is a ``DTensor``. Files always hold whole tensors under the 
 many processes wrote them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor, Replicate
+
+from . import comm
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
@@ -31,25 +33,21 @@ def like(value: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return everywhere.redistribute(placements=target.placements)
 
 
-def gathered(contents: Any, keep: bool) -> Any:
-    """A nested structure with its sharded tensors made whole in CPU memory, one after the other.
+def whole_on_main_process(contents: Any) -> Any:
+    """A nested structure whose sharded tensors are whole, in CPU memory; what a file holds.
 
-    Everything else is left as it is, on its device.
+    One tensor is gathered at a time. On the other processes, which have to call this as well, the
+    whole tensors are dropped. Everything else is left as it is, on its device.
 
     Args:
-        contents: dicts, lists and tuples of anything, equally ordered on all processes.
-        keep: False drops the whole tensors, on processes that only help to gather.
+        contents: dicts, lists and tuples of anything, with the sharded tensors in the same order on
+            all processes.
     """
     if isinstance(contents, DTensor):
         full = contents.detach().full_tensor()
-        return full.cpu() if keep else None
+        return full.cpu() if comm.is_main_process() else None
     if isinstance(contents, Mapping):
-        return {key: gathered(value, keep) for key, value in contents.items()}
+        return {key: whole_on_main_process(value) for key, value in contents.items()}
     if isinstance(contents, (list, tuple)):
-        return type(contents)(gathered(value, keep) for value in contents)
+        return type(contents)(whole_on_main_process(value) for value in contents)
     return contents
-
-
-def is_sharded(tensors: Iterable[torch.Tensor]) -> bool:
-    """True if one of them is."""
-    return any(isinstance(tensor, DTensor) for tensor in tensors)

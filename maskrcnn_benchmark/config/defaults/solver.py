@@ -80,7 +80,14 @@ def _precision_and_processes(node: CfgNode) -> None:
     node.AMP_DTYPE = "float16"  # added here; or "bfloat16" (the choice on CPU)
     # Added here: an optimiser step every N batches, which then share IMS_PER_BATCH.
     node.ACCUMULATION_STEPS = 1
+    # Added here: how processes share the model. "ddp": everything everywhere; "fsdp": every process
+    # holds a part of each parameter (FSDP2), for models that do not fit otherwise.
+    node.PARALLEL = "ddp"
     node.FIND_UNUSED_PARAMETERS = True  # DistributedDataParallel
+    # Added here: torch.compile of parts of the model: "backbone", "language_backbone", "head".
+    node.COMPILE = ()
+    node.COMPILE_BACKEND = "inductor"
+    node.COMPILE_MODE = ""  # e.g. "max-autotune"; empty: the backend's default
     node.DISABLE_OUTPUT_DISTRIBUTED = False  # without effect
     # Added here: steps with an infinite or NaN loss that are skipped in a row before the run
     # stops, its state saved.
