@@ -9,7 +9,7 @@ import torch
 from maskrcnn_benchmark.data.collate import Batch
 from maskrcnn_benchmark.grounding import Query, build_queries, label_to_tokens_from_positive_map
 from maskrcnn_benchmark.modeling.detector import GeneralizedVLRCNN
-from maskrcnn_benchmark.modeling.language_backbone.text_features import TextFeatures
+from maskrcnn_benchmark.modeling.language_backbone.text_features import TextFeatures, join_captions
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.boxlist_ops import cat_boxlist
 from maskrcnn_benchmark.structures.image_list import ImageList
@@ -30,6 +30,7 @@ class ImageDetector(Protocol):
 
 @dataclass(frozen=True)
 class _EncodedQuery:
+    place: int
     text: TextFeatures
     label_to_tokens: dict[int, list[int]]
 
@@ -38,23 +39,38 @@ class ClassDetector:
     """Looks for a list of classes in every image.
 
     The class names of each query are encoded once, on construction; the image once, whatever the
-    number of queries. Detections of all queries are joined without a further suppression.
+    number of queries. Several queries go through the head at once. Detections of all queries are
+    joined without a further suppression.
 
     Args:
         model: in evaluation mode.
         queries: captions of class names.
         size_divisible: multiple to which a lone image is padded.
+        pairs_at_once: pairs of image and query in the head at a time; more only where there are
+            more images. Bounds the memory, changes no detection.
+
+    Raises:
+        ValueError: for less than one pair at a time.
     """
 
     def __init__(
-        self, model: GeneralizedVLRCNN, queries: Sequence[Query], size_divisible: int
+        self,
+        model: GeneralizedVLRCNN,
+        queries: Sequence[Query],
+        size_divisible: int,
+        pairs_at_once: int = 4,
     ) -> None:
+        if pairs_at_once < 1:
+            raise ValueError(f"TEST.CHUNKS_PER_FORWARD must be at least 1, got {pairs_at_once}")
         self.model = model
         self.size_divisible = size_divisible
-        self.queries = [
-            _EncodedQuery(model.encode_text([query.caption]), query.label_to_tokens)
-            for query in queries
+        self.pairs_at_once = pairs_at_once
+        encoded = [
+            _EncodedQuery(place, model.encode_text([query.caption]), query.label_to_tokens)
+            for place, query in enumerate(queries)
         ]
+        # Those that share a forward pass are padded to the longest: neighbours in length do.
+        self.queries = sorted(encoded, key=lambda query: query.text.masks.shape[1])
 
     def __call__(self, batch: Batch) -> list[BoxList]:
         """Detections of every image on the CPU, in the order of the batch."""
@@ -65,13 +81,29 @@ class ClassDetector:
         found: dict[int, BoxList] = {}
         for places, group in groups_of_equal_padding(images, self.size_divisible):
             features = self.model.encode_images(group)
-            per_query = [
-                self.model.detect(group, features, query.text, query.label_to_tokens)
-                for query in self.queries
-            ]
+            count = max(1, self.pairs_at_once // len(group))
+            per_query: list[list[BoxList]] = [[]] * len(self.queries)
+            for begin in range(0, len(self.queries), count):
+                queries = self.queries[begin : begin + count]
+                for query, boxes in zip(queries, self._look_for(queries, group, features)):
+                    per_query[query.place] = boxes
             for place, parts in zip(places, zip(*per_query)):
                 found[place] = cat_boxlist([part.to(_CPU) for part in parts])
         return [found[place] for place in range(len(images))]
+
+    def _look_for(
+        self, queries: Sequence[_EncodedQuery], images: ImageList, features: Sequence[torch.Tensor]
+    ) -> list[list[BoxList]]:
+        """Detections by query and image, in one forward pass of all pairs."""
+        number = len(images)
+        text = join_captions([query.text for query in queries for _ in range(number)])
+        boxes = self.model.detect(
+            ImageList(images.tensors, images.image_sizes * len(queries)),
+            [torch.cat([level] * len(queries)) for level in features],
+            text,
+            [query.label_to_tokens for query in queries for _ in range(number)],
+        )
+        return [boxes[begin : begin + number] for begin in range(0, len(boxes), number)]
 
 
 class CaptionDetector:

@@ -10,6 +10,7 @@ from typing import Any
 from maskrcnn_benchmark.config import CfgNode
 from maskrcnn_benchmark.data import make_data_loader
 from maskrcnn_benchmark.evaluation import file_identity
+from maskrcnn_benchmark.modeling.compilation import compile_for_evaluation
 from maskrcnn_benchmark.modeling.detector import GeneralizedVLRCNN, build_detection_model
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.checkpoint import POINTER, load_weights, resolve_weight
@@ -135,7 +136,9 @@ def load_model(
         logger.info("evaluating %s, because %s", choice.path, choice.reason)
         key = "model_ema" if use_ema else "model"
         load_weights(model, choice.path, key=key, partial=partial, trust=trust)
-    return model.to(device).eval()
+    model.to(device).eval()
+    compile_for_evaluation(model, cfg.TEST.COMPILE)
+    return model
 
 
 def evaluate_tasks(

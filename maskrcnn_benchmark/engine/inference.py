@@ -180,7 +180,9 @@ def build_detector(cfg: Any, model: GeneralizedVLRCNN, dataset: Any) -> Detector
     else:
         queries = queries_of_dataset(cfg, dataset, model.tokenizer)
         logger.info("%d caption(s) of class names, the first: %r", len(queries), queries[0].caption)
-        detector = ClassDetector(model, queries, size_divisible)
+        detector = ClassDetector(
+            model, queries, size_divisible, pairs_at_once=cfg.TEST.CHUNKS_PER_FORWARD
+        )
     return build_multi_scale_detector(cfg, detector) if cfg.TEST.USE_MULTISCALE else detector
 
 

@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import nn
 
-PARTS = ("backbone", "language_backbone", "head")
+ENCODERS = ("backbone", "language_backbone")
+PARTS = (*ENCODERS, "head")
+MODES = ("", "default", "reduce-overhead", "max-autotune-no-cudagraphs")
 
 
 def compile_parts(model: nn.Module, parts: Sequence[str] = PARTS, **options: Any) -> None:
@@ -33,6 +35,28 @@ def compile_parts(model: nn.Module, parts: Sequence[str] = PARTS, **options: Any
     for part in parts:
         for module in _modules(model, part):
             module.compile(**options)
+
+
+def compile_for_evaluation(model: nn.Module, mode: str) -> None:
+    """Compile a detector as TEST.COMPILE says.
+
+    CUDA graphs ("reduce-overhead") are for the head alone: what they return is overwritten by
+    their next run, which is after the detections have been made of it. Encoded images and texts
+    are kept for longer.
+
+    Args:
+        model: as for ``compile_parts``.
+        mode: of ``MODES``; empty leaves the model as it is.
+
+    Raises:
+        ValueError: for another mode.
+    """
+    if mode not in MODES:
+        raise ValueError(f"TEST.COMPILE is {mode!r}, not one of {list(MODES)}")
+    if not mode:
+        return
+    compile_parts(model, ENCODERS, mode="default" if mode == "reduce-overhead" else mode)
+    compile_parts(model, ("head",), mode=mode)
 
 
 def _modules(model: nn.Module, part: str) -> list[nn.Module]:

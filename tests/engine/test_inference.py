@@ -13,6 +13,7 @@ from maskrcnn_benchmark.engine.batches import groups_of_equal_padding
 from maskrcnn_benchmark.engine.detectors import ClassDetector, queries_of_dataset
 from maskrcnn_benchmark.engine.inference import inference
 from maskrcnn_benchmark.engine.stop_request import EvaluationInterrupted
+from maskrcnn_benchmark.grounding import build_queries
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.structures.image_list import to_image_list
 from maskrcnn_benchmark.utils import comm
@@ -151,7 +152,7 @@ def test_captions_are_encoded_once_per_run_and_images_once_whatever_the_number_o
     inference(config, model, loader, "squares")
     assert calls.texts == ["red square", "green square", "blue square"]
     assert sum(calls.images) == NUM_IMAGES
-    assert calls.heads == 3 * NUM_IMAGES
+    assert calls.heads == NUM_IMAGES
 
 
 def test_the_result_of_chunks_is_the_union_of_the_chunks(world):
@@ -165,7 +166,36 @@ def test_the_result_of_chunks_is_the_union_of_the_chunks(world):
         parts = [ClassDetector(model, [query], 32)(batch)[0] for query in queries]
     assert [sorted(query.label_to_tokens) for query in queries] == [[1, 2], [3]]
     assert len(whole) == len(parts[0]) + len(parts[1])
-    assert torch.equal(whole.bbox, torch.cat([part.bbox for part in parts]))
+    expected = torch.cat([part.bbox for part in parts])
+    torch.testing.assert_close(whole.bbox, expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("pairs", [2, 3, 100])
+def test_chunks_in_one_forward_pass_are_found_as_alone(world, images, pairs):
+    config = read_config(world / "config.yaml", "TEST.IMS_PER_BATCH", images)
+    model = sure_model(config)
+    (loader,) = make_data_loader(config, is_train=False, tokenizer=model.tokenizer)
+    names = {1: "red square", 2: "a small green square of the picture", 3: "square", 4: "it"}
+    queries = build_queries(names, model.tokenizer, separation_tokens=". ", chunk_size=1)
+    lengths = {len(model.encode_text([query.caption]).masks[0]) for query in queries}
+    batch = next(iter(loader))
+    with torch.no_grad():
+        alone = ClassDetector(model, queries, 32, pairs_at_once=1)(batch)
+        together = ClassDetector(model, queries, 32, pairs_at_once=pairs)(batch)
+
+    assert len(lengths) > 1
+    assert len(alone) == len(together) == images
+    for one, other in zip(alone, together):
+        assert set(one.get_field("labels").tolist()) == {1, 2, 3, 4}
+        assert torch.equal(one.get_field("labels"), other.get_field("labels"))
+        torch.testing.assert_close(one.bbox, other.bbox, atol=1e-3, rtol=0)
+        torch.testing.assert_close(one.get_field("scores"), other.get_field("scores"))
+
+
+def test_less_than_one_chunk_at_a_time_is_refused(world):
+    with pytest.raises(ValueError, match=r"TEST\.CHUNKS_PER_FORWARD must be at least 1, got 0"):
+        run_inference(world, "TEST.CHUNKS_PER_FORWARD", 0)
 
 
 def test_a_subset_keeps_its_image_ids(world, tmp_path):

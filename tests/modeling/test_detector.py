@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.modeling.detector.generalized_vl_rcnn import PROBED
+from maskrcnn_benchmark.modeling.language_backbone.text_features import join_captions
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList
 from tests.golden_tools import golden_config
@@ -106,6 +107,22 @@ def test_the_stages_compose_to_the_forward_pass(make_model):
     assert len(staged[0]) and set(staged[0].get_field("labels").tolist()) == {1, 2}
     whole = model(images, captions=[CAPTION] * 2, positive_map=POSITIVE_MAP)
     assert_same_boxes(whole, staged)
+
+
+@torch.no_grad()
+def test_every_image_may_have_its_own_caption_and_labels(make_model):
+    model, images = make_model().eval(), random_images()
+    features = model.encode_images(images)
+    captions = [CAPTION, "a dog. a cat of many words"]
+    maps = [POSITIVE_MAP, {7: [2]}]
+
+    parts = [model.encode_text([caption]) for caption in captions]
+    found = model.detect(images, features, join_captions(parts), maps)
+
+    for index, (text, labels) in enumerate(zip(parts, maps)):
+        image = ImageList(images.tensors[index : index + 1], images.image_sizes[index : index + 1])
+        alone = model.detect(image, [level[index : index + 1] for level in features], text, labels)
+        assert_same_boxes([found[index]], alone)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from maskrcnn_benchmark.modeling.language_backbone.masking import mask_tokens
 from maskrcnn_benchmark.modeling.language_backbone.text_features import TextFeatures
 from maskrcnn_benchmark.modeling.language_backbone.tokenizer import encode_captions
 from maskrcnn_benchmark.modeling.rpn.losses import shared_normalizers
-from maskrcnn_benchmark.modeling.rpn.vldyhead import VLDyHeadModule
+from maskrcnn_benchmark.modeling.rpn.vldyhead import PositiveMap, VLDyHeadModule
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList, to_image_list
 
@@ -212,7 +212,7 @@ class GeneralizedVLRCNN(nn.Module):
         images: ImageList,
         features: Sequence[Tensor],
         text: TextFeatures,
-        positive_map: Mapping[int, Sequence[int]] | None,
+        positive_map: PositiveMap | Sequence[PositiveMap] | None,
     ) -> list[BoxList]:
         """Detections from encoded images and text.
 
@@ -220,8 +220,8 @@ class GeneralizedVLRCNN(nn.Module):
             images: the batch ``features`` were made from; only the sizes are read.
             features: from ``encode_images``, ``B`` images.
             text: from ``encode_text``, ``B`` captions or one for all images.
-            positive_map: label (1 or more) to token positions, the same for all images; None
-                detects nothing.
+            positive_map: label (1 or more) to token positions, the same for all images or, in a
+                sequence, one for each; None detects nothing.
 
         Returns:
             Per image the boxes with the fields ``scores`` and ``labels``.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 class TextFeatures(NamedTuple):
@@ -33,6 +36,25 @@ class TextFeatures(NamedTuple):
     def to(self, *args, **kwargs) -> TextFeatures:
         """Copy with every tensor moved; a dtype among the arguments reaches floats only."""
         return TextFeatures(*(_move(tensor, args, kwargs) for tensor in self))
+
+
+def join_captions(parts: Sequence[TextFeatures]) -> TextFeatures:
+    """Captions of several batches as one batch, padded with zeros to the longest.
+
+    Args:
+        parts: features of ``B_i`` captions with ``T_i`` token slots, without masked tokens.
+
+    Returns:
+        features of all captions, in order, with as many slots as the longest part.
+    """
+    slots = max(part.masks.shape[1] for part in parts)
+    padded = []
+    for part in parts:
+        missing = slots - part.masks.shape[1]
+        # The aggregate has no token axis, except CLIP's.
+        tokens = (x if x.ndim == 2 else F.pad(x, (0, 0, 0, missing)) for x in part[:3])
+        padded.append((*tokens, F.pad(part.masks, (0, missing))))
+    return TextFeatures(*(torch.cat(tensors) for tensors in zip(*padded)))
 
 
 def text_features(hidden: Tensor, masks: Tensor, averaged: Tensor | None = None) -> TextFeatures:

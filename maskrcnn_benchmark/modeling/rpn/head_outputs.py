@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -71,3 +71,13 @@ class HeadOutputs:
     contrastive: ContrastiveEmbeddings | None = None
     shallow_contrastive: ShallowContrastiveInputs | None = None
     mlm_logits: Tensor | None = None
+
+    def of_images(self, begin: int, end: int) -> HeadOutputs:
+        """What the post-processing reads, for the images ``begin`` to ``end`` of the batch."""
+        names = ("box_regression", "centerness", "token_logits", "soft_token_logits", "cls_logits")
+        levels = {name: getattr(self, name) for name in names}
+        chosen = {
+            name: maps if maps is None else [level[begin:end] for level in maps]
+            for name, maps in levels.items()
+        }
+        return replace(self, **chosen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,9 @@ from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList
 
 _LOGIT_LIMIT = 50000.0
+
+# Label to the positions of its tokens.
+PositiveMap = Mapping[int, Sequence[int]]
 
 
 class MaskedLanguageHead(nn.Module):
@@ -298,7 +302,7 @@ class VLDyHeadModule(nn.Module):
         images: ImageList,
         features: Sequence[Tensor],
         text: TextFeatures,
-        positive_map: Mapping[int, Sequence[int]] | None,
+        positive_map: PositiveMap | Sequence[PositiveMap] | None,
     ) -> list[BoxList]:
         """Boxes with ``scores`` and ``labels`` for every image.
 
@@ -306,11 +310,21 @@ class VLDyHeadModule(nn.Module):
             images: for the true size of each of the ``B`` images.
             features: pyramid maps ``[B, C, H_l, W_l]``, finest first.
             text: ``B`` captions.
-            positive_map: label to token positions.
+            positive_map: label to token positions; in a sequence, one for each of the images.
         """
         outputs = self.predict(features, text)
         anchors = self.anchor_generator(features)
-        return self.post_processor(outputs, anchors, images.image_sizes, positive_map)
+        sizes = images.image_sizes
+        if positive_map is None or isinstance(positive_map, Mapping):
+            return self.post_processor(outputs, anchors, sizes, positive_map)
+        found: list[BoxList] = []
+        for _, group in groupby(zip(sizes, positive_map, strict=True), key=lambda row: id(row[1])):
+            rows = list(group)
+            begin, end = len(found), len(found) + len(rows)
+            found += self.post_processor(
+                outputs.of_images(begin, end), anchors, sizes[begin:end], rows[0][1]
+            )
+        return found
 
     def predict(self, features: Sequence[Tensor], text: TextFeatures) -> HeadOutputs:
         """Raw predictions of the head."""
