@@ -1,0 +1,119 @@
+"""What the benchmarks share: interleaved timing, peak memory, tables."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+
+_CLEAR_REFERENCES = Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Median seconds of one thing: of processor time over all threads, and by the clock."""
+
+    cpu: float
+    wall: float
+
+
+def time_in_turn(
+    functions: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 1
+) -> dict[str, Seconds]:
+    """Run all functions in turn, ``rounds`` times after ``warm_up`` times; medians by name.
+
+    Processor time counts where others share the machine; the clock tells what threads gain.
+    """
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in functions}
+    for index in range(warm_up + rounds):
+        for name, function in functions.items():
+            cpu, wall = time.process_time(), time.perf_counter()
+            function()
+            _wait_for_device()
+            elapsed = time.process_time() - cpu, time.perf_counter() - wall
+            print(f"  {name}: {elapsed[0]:.2f} s CPU", file=sys.stderr, flush=True)
+            if index >= warm_up:
+                times[name].append(elapsed)
+    return {
+        name: Seconds(*(statistics.median(column) for column in zip(*record)))
+        for name, record in times.items()
+    }
+
+
+def _wait_for_device() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def peak_extra_megabytes(function: Callable[[], object]) -> float:
+    """Memory that a call needs at most beyond what there was before, in megabytes.
+
+    On the CPU the resident set of the process, whose high-water mark Linux lets a process reset;
+    NaN elsewhere. On a GPU what the allocator handed out.
+    """
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    if not _CLEAR_REFERENCES.exists():
+        return float("nan")
+    # Freed memory that the C library keeps would hide what the call takes.
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    _CLEAR_REFERENCES.write_text("5")
+    before = _resident("VmRSS")
+    function()
+    return _resident("VmHWM") - before
+
+
+def _resident(key: str) -> float:
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith(key):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"{_STATUS} has no line {key}")
+
+
+def machine() -> str:
+    """What figures were measured on, in one line."""
+    return (
+        f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s) used; Python "
+        f"{platform.python_version()}, PyTorch {torch.__version__}, transformers "
+        f"{transformers.__version__}"
+    )
+
+
+def _processor() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    information = Path("/proc/cpuinfo")
+    if not information.exists():
+        return platform.machine()
+    text = information.read_text()
+    names = [line.split(":", 1)[1].strip() for line in text.splitlines() if "model name" in line]
+    sets = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in text]
+    return f"{names[0] if names else platform.machine()} ({', '.join(sets)})"
+
+
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table in Markdown."""
+    print("| " + " | ".join(heads) + " |")
+    print("|" + "---|" * len(heads))
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+    print(flush=True)
