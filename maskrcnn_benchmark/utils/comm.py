@@ -7,6 +7,7 @@ over nccl. Python objects travel over gloo, so nothing here makes the GPU wait.
 
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -121,6 +122,9 @@ def _meeting_place(settings: LaunchSettings) -> dist.Store:
 def cleanup() -> None:
     """Leave the process group; harmless when there is none."""
     if is_distributed():
+        # PyTorch 2.6 joins gloo's threads without giving up the interpreter lock, which a thread
+        # that still holds a tensor of the last exchange waits for: let it finish first.
+        time.sleep(0.1)
         dist.destroy_process_group()
 
 

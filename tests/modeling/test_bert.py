@@ -123,6 +123,8 @@ def test_checkpointing_changes_no_gradient():
         for module in encoder.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
+            elif hasattr(module, "dropout_prob"):  # attention of transformers before version 5
+                module.dropout_prob = 0.0
         encoder(tokens()).embedded.square().mean().backward()
     for (name, ours), theirs in zip(plain.named_parameters(), recomputed.parameters()):
         torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
