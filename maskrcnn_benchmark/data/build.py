@@ -155,6 +155,7 @@ def _test_loader(cfg, dataset: Dataset, rank: int, world_size: int) -> DataLoade
         rank=rank,
         world_size=world_size,
         groups=_groups(cfg, dataset),
+        pictures=dataset.pictures(),
     )
     collate = BatchCollator(cfg.DATALOADER.SIZE_DIVISIBILITY)
     return _loader(

@@ -115,32 +115,64 @@ class CaptionDetector:
     Args:
         model: in evaluation mode.
         size_divisible: multiple to which a lone image is padded.
+        pictures: number of the picture that each sample shows; samples of one picture that are in
+            one batch, or in the next, share its features. None: every sample has its own.
     """
 
-    def __init__(self, model: GeneralizedVLRCNN, size_divisible: int) -> None:
+    def __init__(
+        self,
+        model: GeneralizedVLRCNN,
+        size_divisible: int,
+        pictures: Sequence[int] | None = None,
+    ) -> None:
         self.model = model
         self.size_divisible = size_divisible
+        self.pictures = pictures
+        self._kept: dict[int, list[torch.Tensor]] = {}
 
     def __call__(self, batch: Batch) -> list[BoxList]:
         """Detections of every image on the CPU, in the order of the batch."""
-        return self.detect(batch.images, batch.targets)
+        if self.pictures is None:
+            return self.detect(batch.images, batch.targets)
+        shown = [int(self.pictures[index]) for index in batch.ids]
+        found = self._search(batch.images, batch.targets, shown)
+        self._kept = {picture: self._kept[picture] for picture in shown}
+        return found
 
     def detect(self, images: ImageList, targets: Sequence[BoxList]) -> list[BoxList]:
         """Detections of every image on the CPU; its target has the caption and the phrases."""
+        self._kept = {}
+        return self._search(images, targets, range(len(images)))
+
+    def _search(
+        self, images: ImageList, targets: Sequence[BoxList], pictures: Sequence[int]
+    ) -> list[BoxList]:
         found: dict[int, BoxList] = {}
         for places, group in groups_of_equal_padding(images, self.size_divisible):
-            features = self.model.encode_images(group)
+            features = self._features(group, [pictures[place] for place in places])
             for row, place in enumerate(places):
                 target = targets[place]
                 # Alone, so that the longest caption of a batch does not set the length of the rest.
                 (boxes,) = self.model.detect(
                     ImageList(group.tensors[row : row + 1], [group.image_sizes[row]]),
-                    [level[row : row + 1] for level in features],
+                    features[row],
                     self.model.encode_text([target.get_field("caption")]),
                     label_to_tokens_from_positive_map(_phrase_map(target)),
                 )
                 found[place] = boxes.to(_CPU)
         return [found[place] for place in range(len(images))]
+
+    def _features(self, images: ImageList, pictures: Sequence[int]) -> list[list[torch.Tensor]]:
+        """Pyramid of each image alone; what is not kept yet is computed once per picture."""
+        rows = {pic: row for row, pic in enumerate(pictures) if pic not in self._kept}
+        if rows:
+            chosen = list(rows.values())
+            encoded = self.model.encode_images(
+                ImageList(images.tensors[chosen], [images.image_sizes[row] for row in chosen])
+            )
+            for number, picture in enumerate(rows):
+                self._kept[picture] = [level[number : number + 1] for level in encoded]
+        return [self._kept[picture] for picture in pictures]
 
 
 def _phrase_map(target: BoxList) -> torch.Tensor:

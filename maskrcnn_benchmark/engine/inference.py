@@ -176,7 +176,7 @@ def build_detector(cfg: Any, model: GeneralizedVLRCNN, dataset: Any) -> Detector
         )
     size_divisible = cfg.DATALOADER.SIZE_DIVISIBILITY
     if cfg.TEST.EVAL_TASK == "grounding":
-        detector = CaptionDetector(model, size_divisible)
+        detector = CaptionDetector(model, size_divisible, dataset.pictures())
     else:
         queries = queries_of_dataset(cfg, dataset, model.tokenizer)
         logger.info("%d caption(s) of class names, the first: %r", len(queries), queries[0].caption)

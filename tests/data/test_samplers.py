@@ -2,6 +2,7 @@
 processes.
 """
 
+import itertools
 import logging
 
 import numpy as np
@@ -155,6 +156,34 @@ class TestEvaluation:
         ]
 
         assert sorted(seen) == list(range(num_samples))
+
+    @given(
+        pictures=st.lists(st.integers(0, 5), max_size=20),
+        images=st.integers(1, 4),
+        world_size=st.integers(1, 3),
+    )
+    def test_samples_of_one_picture_follow_each_other_in_one_process(
+        self, pictures, images, world_size
+    ):
+        shares = [
+            [
+                index
+                for batch in EvaluationBatchSampler(
+                    len(pictures),
+                    images,
+                    rank=rank,
+                    world_size=world_size,
+                    pictures=np.array(pictures, dtype=np.int64),
+                )
+                for index in batch
+            ]
+            for rank in range(world_size)
+        ]
+
+        assert sorted(index for share in shares for index in share) == list(range(len(pictures)))
+        shown = [[pictures[index] for index in share] for share in shares]
+        runs = [picture for share in shown for picture, _ in itertools.groupby(share)]
+        assert len(runs) == len(set(runs))
 
     def test_order_is_that_of_the_dataset(self):
         assert list(EvaluationBatchSampler(5, 2)) == [[0, 1], [2, 3], [4]]

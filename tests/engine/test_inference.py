@@ -10,7 +10,7 @@ import torch
 from maskrcnn_benchmark.config import cfg
 from maskrcnn_benchmark.data import make_data_loader
 from maskrcnn_benchmark.engine.batches import groups_of_equal_padding
-from maskrcnn_benchmark.engine.detectors import ClassDetector, queries_of_dataset
+from maskrcnn_benchmark.engine.detectors import CaptionDetector, ClassDetector, queries_of_dataset
 from maskrcnn_benchmark.engine.inference import inference
 from maskrcnn_benchmark.engine.stop_request import EvaluationInterrupted
 from maskrcnn_benchmark.grounding import build_queries
@@ -287,6 +287,52 @@ def test_referring_expressions_are_found_in_batches_as_alone(tmp_path):
             atol=1e-3,
             rtol=0,
         )
+
+
+def write_shared_pictures(folder, pictures):
+    """A set of expressions, the n-th about picture ``pictures[n]``."""
+    path = write_expression_set(folder / "refcoco", len(pictures))
+    content = json.loads(path.read_text())
+    names = [image["file_name"] for image in content["images"]]
+    for image, picture in zip(content["images"], pictures):
+        image["file_name"] = names[picture]
+    path.write_text(json.dumps(content))
+    entry = {
+        "type": "RefExpDataset",
+        "img_dir": str(folder / "refcoco/images"),
+        "ann_file": str(path),
+    }
+    write_config(
+        folder, DATASETS__REGISTER={"refcoco_val": entry}, DATASETS__TEST="('refcoco_val',)"
+    )
+
+
+@pytest.mark.parametrize("images", [1, 2, 4])
+def test_a_picture_is_encoded_once_for_all_its_expressions(tmp_path, monkeypatch, images):
+    write_shared_pictures(tmp_path, [0, 1, 0, 1, 1, 2])
+    config = read_config(
+        tmp_path / "config.yaml", "TEST.EVAL_TASK", "grounding", "TEST.IMS_PER_BATCH", images
+    )
+    model = sure_model(config)
+    (loader,) = make_data_loader(config, is_train=False, tokenizer=model.tokenizer)
+    calls = Calls(model, monkeypatch)
+
+    with torch.no_grad():
+        shared = CaptionDetector(model, 32, loader.dataset.pictures())
+        found = {}
+        for batch in loader:
+            found.update(zip(batch.ids, shared(batch)))
+        encoded = sum(calls.images)
+        apart = CaptionDetector(model, 32)
+        for batch in loader:
+            for index, boxes in zip(batch.ids, apart(batch)):
+                assert len(boxes) == len(found[index]) > 0
+                torch.testing.assert_close(
+                    boxes.get_field("scores"), found[index].get_field("scores")
+                )
+
+    assert encoded == 3
+    assert sorted(calls.texts) == sorted(2 * list(calls.texts[:6]))
 
 
 @pytest.mark.parametrize("merging", ["none", "soft-vote"])

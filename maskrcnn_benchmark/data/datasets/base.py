@@ -56,6 +56,10 @@ class ImageDataset(Dataset):
         """Id of the picture in the annotation file."""
         raise NotImplementedError
 
+    def pictures(self) -> np.ndarray | None:
+        """(num_samples,) number of the picture that each sample shows; None: all differ."""
+        return None
+
     def get_img_info(self, index: int) -> dict:
         """{"height", "width"} of the picture."""
         height, width = self.sizes()[index].tolist()

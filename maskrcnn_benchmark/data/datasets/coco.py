@@ -21,7 +21,7 @@ class COCODataset(JsonDataset):
         root: folder of the pictures.
         only_valid: leave out images without a usable box (training does).
         use_crowd: keep crowd regions as boxes.
-        max_box: boxes per image at most; 0: no limit.
+        max_box: keep the first so many boxes of an image, in random order; 0: no limit.
         class_agnostic: every label is 1.
         sample_ratio: share of the boxes to keep (above 0), or number of them (below 0, negated); 0:
             all.

@@ -37,6 +37,11 @@ class CopiedDataset(Dataset):
         """(num_samples, 2) heights and widths."""
         return np.tile(self.dataset.sizes(), (self.copies, 1))
 
+    def pictures(self) -> np.ndarray | None:
+        """(num_samples,) number of the picture that each sample shows; None: all differ."""
+        pictures = self.dataset.pictures()
+        return None if pictures is None else np.tile(pictures, self.copies)
+
     def get_img_info(self, index: int) -> dict:
         """{"height", "width"} of the picture."""
         return self.dataset.get_img_info(index % len(self.dataset))

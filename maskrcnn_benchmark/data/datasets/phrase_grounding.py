@@ -5,6 +5,7 @@ belong to.
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from maskrcnn_benchmark.data.datasets.grounding_target import (
@@ -66,6 +67,11 @@ class ModulatedDataset(JsonDataset):
             image, self._boxes(row, image.size), text, self.apply_transforms, rng, extra
         )
         return image, target, index
+
+    def pictures(self) -> np.ndarray:
+        """(num_samples,) equal numbers where sentences are about one picture."""
+        paths = [str(self.image_path(row)) for row in self.rows]
+        return np.unique(paths, return_inverse=True)[1]
 
     def _boxes(self, row: int, image_size: tuple[int, int]) -> GroundedBoxes:
         annotations = self.annotation_file.annotations(row)
