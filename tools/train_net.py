@@ -16,6 +16,7 @@ from maskrcnn_benchmark.engine.command_line import (
     run_tool,
     save_config,
 )
+from maskrcnn_benchmark.engine.finetuning import with_tuning_mode
 from maskrcnn_benchmark.engine.trainer import do_train
 from maskrcnn_benchmark.utils import comm
 
@@ -43,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
 
     def work(config: CfgNode) -> int:
+        config = with_tuning_mode(config)
         prepare_output(config, config.OUTPUT_DIR, args)
         save_config(
             config, config.OUTPUT_DIR, args.config_file if args.save_original_config else None

@@ -3,8 +3,10 @@
 import argparse
 import hashlib
 import logging
+import re
 import shutil
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,9 @@ from maskrcnn_benchmark.utils.logger import setup_logger
 from .loss_history import NonFiniteLossError
 
 logger = logging.getLogger(__name__)
+
+FAILED = 1
+MISTAKEN_SETTING = 2  # as argparse has it for mistaken options
 
 # Errors that say by themselves what is wrong; a traceback would only hide that.
 EXPLAINED_ERRORS = (
@@ -82,7 +87,8 @@ def run_tool(
         work: given the frozen configuration, returns the exit status.
         settings: see :func:`read_config`.
     Returns:
-        the exit status: that of ``work``, or 1 after an error that explains itself.
+        the exit status: that of ``work``, or after an error that explains itself 2 if a setting
+        is to blame and 1 otherwise.
     """
     try:
         config = read_config(args, settings)
@@ -93,10 +99,42 @@ def run_tool(
             config.freeze()
             require_equal_configs(config)
             return work(config)
-    except EXPLAINED_ERRORS as error:
+    except (*EXPLAINED_ERRORS, ValueError) as error:
+        status = exit_status(error)
+        if status is None:
+            raise
         logger.debug("the run failed", exc_info=True)
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return status
+
+
+def exit_status(error: Exception) -> int | None:
+    """Exit status after an error that explains itself; None after one that needs its traceback.
+
+    Builders report a setting that they cannot use as a ValueError that names it, readers of data
+    raise one that names the file: these explain themselves. A ValueError from anywhere else is a
+    bug.
+    """
+    if isinstance(error, ConfigError) or (isinstance(error, ValueError) and _names_setting(error)):
+        return MISTAKEN_SETTING
+    if isinstance(error, EXPLAINED_ERRORS) or _raised_by_reader(error):
+        return FAILED
+    return None
+
+
+def _names_setting(error: ValueError) -> bool:
+    sections = "|".join(key for key in cfg if key.isupper())
+    return re.search(rf"\b({sections})\.[A-Z]", str(error)) is not None
+
+
+def _raised_by_reader(error: Exception) -> bool:
+    """True if a statement ``raise`` of the data package is where the error comes from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames or type(error) is not ValueError:
+        return False
+    package = Path(__file__).parent.parent / "data"
+    last = frames[-1]
+    return package in Path(last.filename).parents and (last.line or "").startswith("raise ")
 
 
 def _device_type(config: CfgNode) -> str:

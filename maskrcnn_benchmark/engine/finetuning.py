@@ -273,6 +273,15 @@ def apply_tuning_mode(config: CfgNode) -> None:
         config.MODEL.DYHEAD.USE_CHECKPOINT = False
 
 
+def with_tuning_mode(config: CfgNode) -> CfgNode:
+    """A frozen copy in which the tuning mode is applied, see :func:`apply_tuning_mode`."""
+    config = config.clone()
+    config.defrost()
+    apply_tuning_mode(config)
+    config.freeze()
+    return config
+
+
 def describe_tuning(config: CfgNode) -> str:
     """The switches of freezing on one line."""
     leaves = config.leaves()

@@ -164,6 +164,13 @@ def load_weights(
     logger.info("weights of %s from %s: %s", key, path, report.summary())
     if not report.complete:
         logger.info("what did not fit:\n%s", report.table())
+    if not report.loaded and report.reshaped:
+        name, in_file, in_model = report.reshaped[0]
+        raise CheckpointError(
+            f"{path} is a checkpoint of a model of another size: {len(report.reshaped)} of its "
+            f"names fit, but none of their shapes ({name} is {list(in_file)} in the file and "
+            f"{list(in_model)} in the model). Use the config file that belongs to these weights."
+        )
     if not report.loaded:
         raise CheckpointError(
             f"{path} is a checkpoint of another model: none of its {len(weights)} names fits "

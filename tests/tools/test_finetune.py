@@ -164,7 +164,7 @@ def test_another_task_never_writes_into_the_folder(tmp_path, capsys):
 
     status = run_finetune(tmp_path / "out", "--ft-tasks", str(second), "--skip-test")
 
-    assert status == 1
+    assert status == 2
     assert "holds another run (task: 'first' / 'second'" in capsys.readouterr().err
 
 
@@ -317,7 +317,7 @@ def test_a_class_count_on_the_command_line_that_is_too_small_is_refused(tmp_path
     task = write_task(tmp_path)
     opts = ["MODEL.DYHEAD.NUM_CLASSES", "3"]
 
-    assert run_finetune(tmp_path / "out", "--ft-tasks", str(task), opts=opts) == 1
+    assert run_finetune(tmp_path / "out", "--ft-tasks", str(task), opts=opts) == 2
 
     assert "NUM_CLASSES 3 disagrees with" in capsys.readouterr().err
 

@@ -14,10 +14,10 @@ import yaml
 
 from maskrcnn_benchmark.engine import trainer as trainer_module
 from maskrcnn_benchmark.engine.detectors import ClassDetector
-from maskrcnn_benchmark.engine.hooks import Hook
 from maskrcnn_benchmark.engine.trainer import build_trainer, checkpoint_period, start_from
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.checkpoint_files import read_checkpoint, write_checkpoint
+from tests.engine.one_update import assert_same_gradients, first_updates, write_even_world
 from tests.engine.small_world import REPOSITORY, read_config, write_config, write_detection_set
 from tests.engine.test_resume import assert_same_bits, final_state, in_process
 from tests.engine.tiny_run import KillAt
@@ -107,51 +107,22 @@ def test_a_killed_training_of_the_real_model_ends_with_the_same_bits(world):
     assert_same_bits(final_state(world / "killed"), final_state(world / "whole"))
 
 
-def gradients_of_first_step(world: str, per_process: int):
-    torch.set_num_threads(1)
-    config = read_config(
-        Path(world) / "config.yaml",
-        *("OUTPUT_DIR", f"{world}/gradients_{comm.get_world_size()}"),
-        *("MODEL.SWINT.DROP_PATH_RATE", 0.0, "MODEL.FPN.DROP_BLOCK", False),
-        *("SOLVER.MAX_ITER", 1, "SOLVER.CHECKPOINT_PERIOD", 10, "TEST.DURING_TRAINING", False),
-        *("SOLVER.CLIP_GRADIENTS.ENABLED", False),
-        # Images of one size, so that a batch of two pads none.
-        *("AUGMENT.MULT_MIN_SIZE_TRAIN", (64,), "INPUT.MAX_SIZE_TRAIN", 64),
-        *("SOLVER.IMS_PER_BATCH", per_process * comm.get_world_size()),
+def first_step(world: str, per_process: int):
+    size = comm.get_world_size()
+    return first_updates(
+        *(f"{world}/config.yaml", f"{world}/first_step_{size}"),
+        *("SOLVER.IMS_PER_BATCH", per_process * size),
     )
-    trainer = build_trainer(config)
-    for module in trainer.model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        elif isinstance(getattr(module, "dropout", None), float):
-            module.dropout = 0.0
-    trainer.hooks = [Gradients()]
-    trainer.train()
-    return trainer.hooks[0].found
-
-
-class Gradients(Hook):
-    """Keeps the gradients of the last update."""
-
-    def after_iteration(self, trainer, losses):
-        self.found = {
-            name: parameter.grad.clone()
-            for name, parameter in trainer.model.named_parameters()
-            if parameter.grad is not None
-        }
 
 
 @pytest.mark.slow
 def test_two_processes_with_batch_1_have_the_gradients_of_one_with_batch_2(world):
-    write_config(world, DATALOADER__SIZE_DIVISIBILITY=64, DATALOADER__ASPECT_RATIO_GROUPING=False)
-    alone = gradients_of_first_step(str(world), 2)
-    first, second = run_world(2, gradients_of_first_step, str(world), 1, folder=world / "processes")
-    assert alone.keys() == first.keys() == second.keys()
-    total = torch.linalg.vector_norm(torch.cat([value.flatten() for value in alone.values()]))
-    for name, gradient in alone.items():
-        assert torch.equal(first[name], second[name]), name
-        difference = torch.linalg.vector_norm(gradient - first[name])
-        assert difference <= 1e-4 * max(gradient.norm(), 0.01 * total), name
+    write_even_world(world)
+    alone = first_step(str(world), 2)
+    first, second = run_world(2, first_step, str(world), 1, folder=world / "processes")
+    assert_same_gradients(first, alone, tolerance=1e-4)
+    for name, gradient in first.gradients.items():
+        assert torch.equal(second.gradients[name], gradient), name
 
 
 def clean_environment() -> dict[str, str]:
@@ -217,21 +188,57 @@ def run_differently(world: str):
 
 
 def test_processes_with_different_settings_are_refused(world):
-    assert run_world(2, run_differently, str(world), folder=world / "processes") == [1, 1]
+    assert run_world(2, run_differently, str(world), folder=world / "processes") == [2, 2]
     assert not (world / "other").exists()
 
 
 @pytest.mark.parametrize(
-    ("opts", "message"),
+    ("opts", "status", "message"),
     [
-        (["SOLVER.BASE_RATE", "0.1"], "SOLVER.BASE_LR"),
-        (["MODEL.WEIGHT", "nowhere.pth"], "nowhere.pth not found"),
-        (["DATASETS.TRAIN", "('missing',)", "DATASETS.TRAIN_DATASETNAME_SUFFIX", ""], "missing"),
+        (["SOLVER.BASE_RATE", "0.1"], 2, "SOLVER.BASE_LR"),
+        (["SOLVER.OPTIMIZER", "ADAM"], 2, "SOLVER.OPTIMIZER is 'ADAM'"),
+        (["SOLVER.TUNING_HIGHLEVEL_OVERRIDE", "half"], 2, "'half', not one of full"),
+        (["SOLVER.COMPILE", "('neck',)"], 2, "SOLVER.COMPILE: unknown part 'neck'"),
+        (["MODEL.DYHEAD.FUSE_CONFIG.TYPE", "MHA-X"], 2, "MHA-X"),
+        (["MODEL.WEIGHT", "nowhere.pth"], 1, "nowhere.pth not found"),
+        (["DATASETS.TRAIN", "('missing',)", "DATASETS.TRAIN_DATASETNAME_SUFFIX", ""], 2, "missing"),
     ],
 )
-def test_mistakes_end_with_status_1_and_a_message_that_names_them(world, opts, message, capsys):
-    assert train_net(command(world, *opts)) == 1
-    assert message in capsys.readouterr().err
+def test_mistakes_end_with_one_line_that_names_them(world, opts, status, message, capsys):
+    assert train_net(command(world, *opts)) == status
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
+    assert message in line
+
+
+def test_annotations_that_are_no_json_end_with_one_line(world, capsys):
+    (world / "annotations.json").write_text("{")
+    assert train_net(command(world)) == 1
+    assert "annotations.json is not valid JSON" in capsys.readouterr().err
+
+
+def test_a_mistake_of_the_program_keeps_its_traceback(world, monkeypatch):
+    def broken(*arguments, **options):
+        return int("no number")
+
+    monkeypatch.setattr(trainer_module, "build_optimizer", broken)
+    with pytest.raises(ValueError, match="invalid literal"):
+        train_net(command(world))
+
+
+def test_the_tuning_mode_freezes_here_too(world):
+    mode = ["SOLVER.TUNING_HIGHLEVEL_OVERRIDE", "language_prompt_v2", "SOLVER.MAX_ITER", "3"]
+    assert train_net(command(world, *mode, "TEST.DURING_TRAINING", "False")) == 0
+    trained = read_checkpoint(world / "output/model_final.pth")["optimizer"]["state"]
+    assert list(trained) == ["rpn.tunable_linear.weight"]
+
+
+def test_weights_of_another_size_are_refused_with_a_shape(world, capsys):
+    config = read_config(world / "config.yaml", "OUTPUT_DIR", str(world / "first"))
+    weights = build_trainer(config).model.state_dict()
+    other = {name: torch.zeros(*value.shape, 2) for name, value in weights.items()}
+    write_checkpoint(world / "other.pth", {"model": other})
+    assert train_net(command(world, "MODEL.WEIGHT", str(world / "other.pth"))) == 1
+    assert "is a checkpoint of a model of another size" in capsys.readouterr().err
 
 
 def test_a_file_that_is_no_checkpoint_is_named(world, capsys):
@@ -419,7 +426,7 @@ def test_sets_without_classes_are_scored_by_the_recall_of_their_boxes(trained, c
 
 def test_a_task_file_with_a_missing_set_is_an_error_before_evaluation(trained, capsys):
     (trained / "task.yaml").write_text(yaml.safe_dump({"DATASETS": {"TEST": ["nothing"]}}))
-    assert evaluate_net(command(trained, "--task_config", str(trained / "task.yaml"))) == 1
+    assert evaluate_net(command(trained, "--task_config", str(trained / "task.yaml"))) == 2
     assert "nothing" in capsys.readouterr().err
 
 

@@ -39,6 +39,6 @@ def test_one_picture_is_the_default(draw, tmp_path):
 
 
 def test_a_picture_that_the_set_lacks_is_an_error(draw, capsys):
-    assert draw("--image_index", "3") == 1
+    assert draw("--image_index", "3") == 2
 
     assert "colours: val has 3 pictures" in capsys.readouterr().err

@@ -55,6 +55,7 @@ def clip() -> CfgNode:
 def knowledge() -> CfgNode:
     """GLIPKNOW: definitions of the classes as additional text."""
     node = CfgNode()
+    # Without effect: PARALLEL_LANGUAGE_INPUT, which would read the rest, is refused.
     node.KNOWLEDGE_FILE = ""  # YAML: class name -> its texts
     # Which text: "def_wiki", "def_wn", "path_wn", "path_wn3", "path_wn10", "gpt3" or
     # "gpt3_and_wiki".

@@ -39,10 +39,10 @@ def _optimiser(node: CfgNode) -> None:
     node.PULL_TO_START = 0.0
     # Added here: memory for features of frozen encoders in fine-tuning; 0: compute them each time.
     node.FROZEN_CACHE_MIB = 2048
-    node.GRAD_CLIP = 0.0  # without effect; see CLIP_GRADIENTS
+    node.GRAD_CLIP = 0.0  # largest absolute value of a gradient; 0: no limit; see CLIP_GRADIENTS
     node.WEIGHT_DECAY_HEAD_FACTOR = 1.0  # without effect
 
-    # finetune.py: what is trained. "full", "linear_prob", "language_prompt_v1" to "v4".
+    # What is trained: "full", "linear_prob", "language_prompt_v1" to "v4".
     node.TUNING_HIGHLEVEL_OVERRIDE = None
     node.PROMPT_PROBING_LEVEL = -1.0  # without effect
 
@@ -53,7 +53,7 @@ def clip_gradients() -> CfgNode:
     node.ENABLED = False
     node.CLIP_VALUE = 0.0  # largest norm; published 1.0
     node.CLIP_TYPE = "full_model"
-    node.NORM_TYPE = 2.0  # without effect, the norm is Euclidean
+    node.NORM_TYPE = 2.0  # order of that norm
     return node
 
 

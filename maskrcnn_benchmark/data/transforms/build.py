@@ -2,6 +2,7 @@
 
 import logging
 
+from maskrcnn_benchmark.config import cfg as default_config
 from maskrcnn_benchmark.data.transforms.transforms import (
     Compose,
     Normalize,
@@ -13,16 +14,17 @@ from maskrcnn_benchmark.data.transforms.transforms import (
 
 logger = logging.getLogger(__name__)
 
-# Read by the original without any effect; whoever sets one should learn that.
-_WITHOUT_EFFECT = ("VERTICAL_FLIP_PROB_TRAIN", "BRIGHTNESS", "CONTRAST", "SATURATION", "HUE")
+# All that is read of AUGMENT. The original names many more augmentations and never applies them;
+# whoever sets one should learn that.
+_WITH_EFFECT = ("MULT_MIN_SIZE_TRAIN", "FLIP_PROB_TRAIN")
 
 
 def build_transforms(cfg, is_train: bool) -> Compose:
     """Resize, horizontal flip, tensor, normalisation; nothing else is ever applied."""
     if is_train:
-        for key in _WITHOUT_EFFECT:
-            if cfg.AUGMENT[key] != 0:
-                logger.warning("AUGMENT.%s is %s but has no effect", key, cfg.AUGMENT[key])
+        for key, value in cfg.AUGMENT.items():
+            if key not in _WITH_EFFECT and value != default_config.AUGMENT[key]:
+                logger.warning("AUGMENT.%s is %s but has no effect", key, value)
         min_sizes = cfg.AUGMENT.MULT_MIN_SIZE_TRAIN or cfg.INPUT.MIN_SIZE_TRAIN
         max_size = cfg.INPUT.MAX_SIZE_TRAIN
         flip_probability = cfg.AUGMENT.FLIP_PROB_TRAIN
