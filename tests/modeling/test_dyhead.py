@@ -138,6 +138,15 @@ def test_options_leave_out_their_parameters():
     assert [x.shape for x in out] == [x.shape for x in maps]
 
 
+def test_identity_start_passes_a_level_through_its_own_convolution():
+    torch.manual_seed(0)
+    layer = DyConv(CHANNELS, CHANNELS, deformable=False, identity_init=True)
+    maps = random_maps()[0]
+    same = layer.DyConv[1](maps)
+    assert (same - maps).std() < 0.2 * maps.std()
+    assert layer.DyConv[0].conv.weight.std() < 0.02
+
+
 def test_a_single_level_has_no_neighbours():
     layer, maps = make_dyconv(), random_maps()[:1]
 

@@ -23,7 +23,10 @@ def dyhead() -> CfgNode:
     node.SCORE_AGG = "MEAN"  # from token scores to a class score: MEAN, MAX or ONEHOT
     node.LOG_SCALE = 0.0  # initial log temperature of the region-word dot product
     node.SHALLOW_LOG_SCALE = 0.0  # the same for the shallow contrastive loss
-    node.COSINE_SCALE = -1.0  # above 0: cosine classifier
+    # Added: the convolutions of a level with itself start as the identity instead of small random
+    # numbers, so that what a pretrained pyramid knows passes through a new tower.
+    node.IDENTITY_INIT = False
+    node.COSINE_SCALE = -1.0  # without effect
 
     # Without effect; the candidates of the assignment are ATSS.TOPK.
     node.GROUPS = 1
@@ -42,6 +45,8 @@ def fusion() -> CfgNode:
     node.JOINT_EMB_DROPOUT = 0.1
     node.JOINT_MLP_LAYERS = 2
     node.USE_LAYER_SCALE = True  # learned scale on what the fusion adds
+    # Added: where that scale starts; 0: at 1 / DYHEAD.NUM_CONVS, as published.
+    node.INITIAL_SCALE = 0.0
     node.SEPARATE_BIDIRECTIONAL = False  # every level meets the text on its own
     node.DO_LANG_PROJ_OUTSIDE_CHECKPOINT = False
     # Added: how "MHA-B" is computed, "folded" (fast) or "plain" (the reference); equal but for
@@ -100,7 +105,7 @@ def rpn() -> CfgNode:
     node.ASPECT_RATIOS = (0.5, 1.0, 2.0)  # published (1.0,)
     node.SCALES_PER_OCTAVE = 3  # published 1
     node.OCTAVE = 2.0
-    node.ANCHOR_SHIFT = (0.0, 0.0, 0.0, 0.0)  # left, top, right, bottom, in anchor sizes
+    node.ANCHOR_SHIFT = (0.0, 0.0, 0.0, 0.0)  # without effect
     node.USE_RELATIVE_SIZE = False
     node.STRADDLE_THRESH = 0  # anchors may leave the image by so many pixels; -1: by any
     node.FREEZE = False

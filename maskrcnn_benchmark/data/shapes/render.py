@@ -14,7 +14,7 @@ _SUPERSAMPLE = 3
 
 
 def draw_scene(
-    rng: np.random.Generator, scene: Sequence[PlacedObject]
+    rng: np.random.Generator, scene: Sequence[PlacedObject], *, image_size: int = IMAGE_SIZE
 ) -> tuple[Image.Image, list[tuple[int, int, int, int]]]:
     """Draw a scene on a cluttered background.
 
@@ -22,7 +22,7 @@ def draw_scene(
         The RGB picture and, for each object, its box (x, y, width, height) in pixels: the
         smallest rectangle around the pixels that the object covers by at least half.
     """
-    picture = _background(rng)
+    picture = _background(rng, image_size)
     boxes = []
     for item in scene:
         mask = _mask(item)
@@ -34,15 +34,15 @@ def draw_scene(
     return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8)), boxes
 
 
-def _background(rng: np.random.Generator) -> Image.Image:
+def _background(rng: np.random.Generator, image_size: int) -> Image.Image:
     """Greyish, softly coloured noise with lines and blots that are no shapes of the world."""
     coarse = rng.normal(0.0, 1.0, (7, 7, 3)) * 14 + rng.uniform(70, 150)
     coarse += rng.normal(0.0, 8.0, 3)
     image = Image.fromarray(np.clip(coarse, 0, 255).astype(np.uint8))
-    image = image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
+    image = image.resize((image_size, image_size), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(image)
     for _ in range(int(rng.integers(4, 11))):
-        points = [tuple(int(v) for v in p) for p in rng.integers(0, IMAGE_SIZE, (3, 2))]
+        points = [tuple(int(v) for v in p) for p in rng.integers(0, image_size, (3, 2))]
         grey = int(rng.integers(45, 185))
         tint = tuple(int(np.clip(grey + d, 0, 255)) for d in rng.integers(-18, 19, 3))
         if rng.random() < 0.5:

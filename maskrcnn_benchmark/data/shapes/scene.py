@@ -54,13 +54,18 @@ def opposite(relation: str) -> str:
 
 
 def random_scene(
-    rng: np.random.Generator, kinds: Sequence[ObjectKind], num_objects: int
+    rng: np.random.Generator,
+    kinds: Sequence[ObjectKind],
+    num_objects: int,
+    *,
+    image_size: int = IMAGE_SIZE,
 ) -> list[PlacedObject]:
     """Place up to ``num_objects`` objects of random kinds without overlap; fewer where no room is left."""
     scene: list[PlacedObject] = []
     for _ in range(num_objects):
         kind = kinds[int(rng.integers(len(kinds)))]
-        placed = place(rng, kind, str(rng.choice(tuple(SIZES))), scene)
+        size = str(rng.choice(tuple(SIZES)))
+        placed = place(rng, kind, size, scene, image_size=image_size)
         if placed is not None:
             scene.append(placed)
     return scene
@@ -74,6 +79,7 @@ def place(
     *,
     relation: tuple[str, PlacedObject] | None = None,
     attempts: int = 60,
+    image_size: int = IMAGE_SIZE,
 ) -> PlacedObject | None:
     """Find a free place for an object, optionally in a relation to another one.
 
@@ -84,14 +90,17 @@ def place(
         scene: objects already there, none of which may be touched.
         relation: pair of relation and object that the new object must satisfy.
         attempts: how many random places are tried.
+        image_size: side of the picture in pixels.
 
     Returns:
         The placed object, or None when no attempt found room.
     """
     low, high = SIZES[size]
+    # In a small picture the largest objects have no room; the range is cut, not the picture.
+    high = min(high, image_size - 2 * _MARGIN - 1)
     for _ in range(attempts):
         side = int(rng.integers(low, high + 1))
-        left, top = (int(v) for v in rng.integers(_MARGIN, IMAGE_SIZE - side - _MARGIN, size=2))
+        left, top = (int(v) for v in rng.integers(_MARGIN, image_size - side - _MARGIN, size=2))
         angle = float(rng.uniform(-0.25, 0.25))
         candidate = PlacedObject(kind, size, left, top, side, angle)
         if any(_touch(candidate, other) for other in scene):

@@ -157,6 +157,7 @@ def _tower(cfg: Any, in_channels: int, text_dim: int) -> Iterator[nn.Module]:
             deformable=dyhead.USE_DFCONV and same_width,
             weigh_neighbours=dyhead.USE_DYFUSE and same_width,
             dynamic_relu=dyhead.USE_DYRELU and same_width,
+            identity_init=dyhead.IDENTITY_INIT and same_width,
         )
 
 
@@ -177,11 +178,17 @@ def _language_layer(cfg: Any, text_dim: int) -> nn.Module:
     fuse = cfg.MODEL.DYHEAD.FUSE_CONFIG
     return BertEncoderLayer(
         text_dim,
-        num_heads=max(1, text_dim // _BERT_HEAD_DIM),
+        num_heads=_num_heads(text_dim),
         feedforward_dim=4 * text_dim,
         clamp_min=fuse.CLAMP_BERTATTN_MIN_FOR_UNDERFLOW,
         clamp_max=fuse.CLAMP_BERTATTN_MAX_FOR_OVERFLOW,
     )
+
+
+def _num_heads(text_dim: int) -> int:
+    """Heads about as wide as BERT's: the greatest number of at least that width that divides."""
+    wanted = max(1, text_dim // _BERT_HEAD_DIM)
+    return next(heads for heads in range(wanted, 0, -1) if text_dim % heads == 0)
 
 
 def _bi_attention(cfg: Any, text_dim: int) -> BiAttentionFuse:
@@ -190,7 +197,7 @@ def _bi_attention(cfg: Any, text_dim: int) -> BiAttentionFuse:
         fuse.JOINT_EMB_SIZE,
         text_dim,
         # Always scaled, whatever USE_LAYER_SCALE says.
-        initial_scale=1.0 / dyhead.NUM_CONVS,
+        initial_scale=fuse.INITIAL_SCALE or 1.0 / dyhead.NUM_CONVS,
         use_checkpoint=dyhead.USE_CHECKPOINT,
         separate_levels=fuse.SEPARATE_BIDIRECTIONAL,
         num_levels=len(cfg.MODEL.RPN.ANCHOR_STRIDE),
@@ -207,7 +214,9 @@ def _text_to_image(cfg: Any, text_dim: int) -> TextToImageFuse:
     return TextToImageFuse(
         fuse.JOINT_EMB_SIZE,
         text_dim,
-        initial_scale=1.0 / dyhead.NUM_CONVS if fuse.USE_LAYER_SCALE else None,
+        initial_scale=(
+            fuse.INITIAL_SCALE or 1.0 / dyhead.NUM_CONVS if fuse.USE_LAYER_SCALE else None
+        ),
         use_checkpoint=dyhead.USE_CHECKPOINT,
         clamp_min=fuse.CLAMP_MIN_FOR_UNDERFLOW,
         clamp_max=fuse.CLAMP_MAX_FOR_OVERFLOW,

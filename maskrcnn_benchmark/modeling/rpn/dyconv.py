@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -60,6 +61,8 @@ class DyConv(nn.Module):
         deformable: deformable convolutions; otherwise plain ones.
         weigh_neighbours: weighted mean; otherwise the plain mean.
         dynamic_relu: end in a dynamic ReLU; otherwise in a ReLU.
+        identity_init: the convolution of a level with itself starts as the identity plus the usual
+            small numbers; needs ``in_channels`` equal to ``out_channels``.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class DyConv(nn.Module):
         deformable: bool = True,
         weigh_neighbours: bool = True,
         dynamic_relu: bool = True,
+        identity_init: bool = False,
     ) -> None:
         super().__init__()
         # For the coarser, the same and the finer level.
@@ -85,6 +89,10 @@ class DyConv(nn.Module):
             )
         self.relu = DYReLU(out_channels) if dynamic_relu else nn.ReLU()
         self._reset_parameters()
+        if identity_init:
+            weight = self.DyConv[1].conv.weight
+            with torch.no_grad():
+                weight += nn.init.dirac_(torch.empty_like(weight))
         # Starts as the framework has it, unlike the other convolutions: with displacements.
         self.offset = None
         if deformable:

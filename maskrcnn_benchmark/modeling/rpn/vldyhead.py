@@ -167,7 +167,7 @@ class VLDyHead(nn.Module):
         branch_text = embedding
         if self.dot_product:
             branch_text = F.normalize(embedding, dim=-1)
-            token_logits = self._token_similarity(fused, branch_text)
+            token_logits = self.token_similarity(fused, branch_text)
         shallow = None
         if self.keep_shallow_features:
             shallow = ShallowContrastiveInputs(branch_text, list(features))
@@ -192,7 +192,7 @@ class VLDyHead(nn.Module):
         maps = maps.unflatten(1, (self.anchors_per_location, -1))
         return maps.permute(0, 3, 4, 1, 2).flatten(1, 3)
 
-    def _token_similarity(self, fused: list[Tensor], unit_text: Tensor) -> list[Tensor]:
+    def token_similarity(self, fused: list[Tensor], unit_text: Tensor) -> list[Tensor]:
         """Per level ``[B, H_l * W_l, T]`` from tokens of unit length ``[B, T, text_dim]``.
 
         The tokens are halved before the projection, but not for the bias: so are the published
