@@ -27,7 +27,7 @@ from benchmarks.detector import (
     plain_way,
     random_image,
 )
-from benchmarks.measuring import Seconds, machine, print_table, time_in_turn
+from benchmarks.measuring import Cost, machine, measure_in_turn, print_table
 from benchmarks.stages import measured_stages
 from maskrcnn_benchmark.engine.detectors import ClassDetector
 from maskrcnn_benchmark.grounding import Query, build_queries
@@ -71,7 +71,7 @@ def compare(
     plain_chunks: int,
     pairs_at_once: list[int],
 ) -> dict[str, Any]:
-    """Seconds by number of chunks, the stages of ours, differences of the detections."""
+    """Cost by number of chunks, the stages of ours, differences of the detections."""
     queries = queries_of(model, max(chunks))
     make_selective(model, queries[0].caption)
     start = time.process_time()
@@ -82,7 +82,7 @@ def compare(
     plain_found: list[list[BoxList]] = []
     tried = queries[:plain_chunks]
     remaining = iter(tried)
-    plain = time_in_turn(
+    plain = measure_in_turn(
         {
             "plain, one chunk": lambda: plain_found.append(
                 run_plainly(model, images, next(remaining))
@@ -104,7 +104,7 @@ def compare(
         if case == cases[len(chunks) - 1]:
             stages.update(sums)
 
-    ours = time_in_turn(
+    ours = measure_in_turn(
         {f"{c[0]} chunks, {c[1]} at a time": lambda c=c: detect(c) for c in cases},
         rounds,
         warm_up=0,
@@ -130,7 +130,7 @@ def compare(
 
 def report(result: dict[str, Any], chunks: list[int]) -> None:
     """The tables."""
-    plain: Seconds = result["plain"]
+    plain: Cost = result["plain"]
     rows = []
     for (number, pairs), ours in result["ours"].items():
         rows.append(
@@ -141,10 +141,22 @@ def report(result: dict[str, Any], chunks: list[int]) -> None:
                 f"{ours.cpu:.1f}",
                 f"{number * plain.cpu / ours.cpu:.1f}x",
                 f"{number * plain.wall / ours.wall:.1f}x",
+                f"{plain.megabytes:.0f}",
+                f"{ours.megabytes:.0f}",
             )
         )
     print_table(
-        ("chunks", "at a time", "plain, CPU s", "ours, CPU s", "ratio", "ratio of wall time"), rows
+        (
+            "chunks",
+            "at a time",
+            "plain, CPU s",
+            "ours, CPU s",
+            "ratio",
+            "wall ratio",
+            "plain, MB",
+            "ours, MB",
+        ),
+        rows,
     )
     sums = result["stages"]
     total = sum(stage["cpu"] for stage in sums.values())

@@ -22,33 +22,42 @@ _STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
-class Seconds:
-    """Median seconds of one thing: of processor time over all threads, and by the clock."""
+class Cost:
+    """What one thing costs, medians of several rounds.
+
+    Attributes:
+        cpu: seconds of processor time, over all threads.
+        wall: seconds by the clock.
+        megabytes: memory needed at most beyond what there was before; NaN where that is unknown.
+    """
 
     cpu: float
     wall: float
+    megabytes: float
 
 
-def time_in_turn(
+def measure_in_turn(
     functions: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 1
-) -> dict[str, Seconds]:
-    """Run all functions in turn, ``rounds`` times after ``warm_up`` times; medians by name.
+) -> dict[str, Cost]:
+    """Run all functions in turn, ``rounds`` times after ``warm_up`` times; cost by name.
 
     Processor time counts where others share the machine; the clock tells what threads gain.
     """
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in functions}
+    records: dict[str, list[tuple[float, float, float]]] = {name: [] for name in functions}
     for index in range(warm_up + rounds):
         for name, function in functions.items():
+            before = _reset_peak()
             cpu, wall = time.process_time(), time.perf_counter()
             function()
             _wait_for_device()
             elapsed = time.process_time() - cpu, time.perf_counter() - wall
+            peak = _peak() - before
             print(f"  {name}: {elapsed[0]:.2f} s CPU", file=sys.stderr, flush=True)
             if index >= warm_up:
-                times[name].append(elapsed)
+                records[name].append((*elapsed, peak))
     return {
-        name: Seconds(*(statistics.median(column) for column in zip(*record)))
-        for name, record in times.items()
+        name: Cost(*(statistics.median(column) for column in zip(*record)))
+        for name, record in records.items()
     }
 
 
@@ -57,29 +66,29 @@ def _wait_for_device() -> None:
         torch.cuda.synchronize()
 
 
-def peak_extra_megabytes(function: Callable[[], object]) -> float:
-    """Memory that a call needs at most beyond what there was before, in megabytes.
+def _reset_peak() -> float:
+    """Megabytes in use; from here on the peak is watched.
 
-    On the CPU the resident set of the process, whose high-water mark Linux lets a process reset;
-    NaN elsewhere. On a GPU what the allocator handed out.
+    On a GPU what the allocator handed out, on the CPU the resident set of the process, whose
+    high-water mark Linux lets a process reset.
     """
     gc.collect()
     if torch.cuda.is_available():
-        torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        function()
-        torch.cuda.synchronize()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
+        return torch.cuda.memory_allocated() / 2**20
     if not _CLEAR_REFERENCES.exists():
         return float("nan")
     # Freed memory that the C library keeps would hide what the call takes.
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     _CLEAR_REFERENCES.write_text("5")
-    before = _resident("VmRSS")
-    function()
-    return _resident("VmHWM") - before
+    return _resident("VmRSS")
+
+
+def _peak() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return _resident("VmHWM") if _CLEAR_REFERENCES.exists() else float("nan")
 
 
 def _resident(key: str) -> float:

@@ -31,14 +31,14 @@ from benchmarks.detector import (
     random_image,
 )
 from benchmarks.measuring import (
-    Seconds,
+    Cost,
     machine,
-    peak_extra_megabytes,
+    measure_in_turn,
     print_table,
-    time_in_turn,
 )
 from maskrcnn_benchmark.modeling.compilation import compile_for_evaluation
 from maskrcnn_benchmark.modeling.fusion import BiAttentionFuse
+from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 SLOTS = (256, 195, 16)
 TEXT_SLOTS = 256
@@ -138,9 +138,9 @@ def _fusion_training(case: FusionCase, rounds: int) -> tuple[str, ...]:
 def _row(
     label: str, ways: dict[str, Callable[[], object]], rounds: int, error: float
 ) -> tuple[str, ...]:
-    times = time_in_turn(ways, rounds, warm_up=0)
+    times = measure_in_turn(ways, rounds, warm_up=0)
     plain, ours = (1000 * _seconds(times[name]) for name in ("plain", "ours"))
-    peaks = (f"{peak_extra_megabytes(ways[name]):.0f}" for name in ("plain", "ours"))
+    peaks = (f"{times[name].megabytes:.0f}" for name in ("plain", "ours"))
     wall = times["plain"].wall / times["ours"].wall
     ratios = f"{plain / ours:.1f}x", f"{wall:.1f}x"
     return (label, f"{plain:.0f}", f"{ours:.0f}", *ratios, *peaks, f"{error:.0e}")
@@ -151,7 +151,7 @@ def _relative(found: Tensor, expected: Tensor) -> float:
     return ((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12)).item()
 
 
-def _seconds(times: Seconds) -> float:
+def _seconds(times: Cost) -> float:
     return times.wall if torch.cuda.is_available() else times.cpu
 
 
@@ -165,13 +165,15 @@ def measure_models(
     captions = {tokens: caption_of_length(model, tokens) for tokens in SLOTS}
     make_selective(model, captions[TEXT_SLOTS][0])
 
-    def detect(tokens: int, detector: nn.Module = model) -> object:
-        caption, positive_map = captions[tokens]
-        return detector(images, captions=[caption], positive_map=positive_map)
+    found: dict[tuple[str, int], list[BoxList]] = {}
 
-    def detect_plainly(tokens: int) -> object:
+    def detect(tokens: int, way: str = "ours", detector: nn.Module = model) -> None:
+        caption, positive_map = captions[tokens]
+        found[way, tokens] = detector(images, captions=[caption], positive_map=positive_map)
+
+    def detect_plainly(tokens: int) -> None:
         with plain_way(model):
-            return detect(tokens)
+            detect(tokens, "plain")
 
     ways: dict[str, Callable[[], object]] = {
         f"plain, {tokens} tokens in {TEXT_SLOTS} slots": lambda n=tokens: detect_plainly(n)
@@ -182,22 +184,16 @@ def measure_models(
         fast = copy.deepcopy(model)
         compile_for_evaluation(fast, "default")
 
-        def detect_fast(tokens: int) -> object:
+        def detect_fast(way: str, detector: nn.Module) -> None:
             with torch.autocast(device, torch.bfloat16):
-                return detect(tokens, fast)
+                detect(TEXT_SLOTS, way, detector)
 
-        ways["ours, 256 tokens, bfloat16"] = lambda: _in_bfloat16(device, lambda: detect(256))
-        ways["ours, 256 tokens, bfloat16, compiled"] = lambda: detect_fast(256)
+        name = f"ours, {TEXT_SLOTS} tokens, bfloat16"
+        ways[name] = lambda: detect_fast("bfloat16", model)
+        ways[f"{name}, compiled"] = lambda: detect_fast("compiled", fast)
     if peers:
         ways.update(build_peers(size, device))
-    # What runs once before the clock starts also tells whether both ways agree.
-    small = random_image(128, 192, device=device)
-    images, whole = small, images
-    detect(16)
-    images = whole
-    times = time_in_turn(ways, rounds, warm_up=1 if device == "cuda" else 0)
-    found = {tokens: (detect(tokens), detect_plainly(tokens)) for tokens in (16,)}
-    peaks = {name: peak_extra_megabytes(way) for name, way in ways.items()}
+    times = measure_in_turn(ways, rounds, warm_up=1 if device == "cuda" else 0)
 
     unit = times.get("torchvision Faster R-CNN R-50")
     plain = _seconds(times[f"plain, {TEXT_SLOTS} tokens in {TEXT_SLOTS} slots"])
@@ -208,7 +204,7 @@ def measure_models(
             f"{taken.wall:.2f}",
             f"{plain / _seconds(taken):.1f}x",
             "" if unit is None else f"{_seconds(taken) / _seconds(unit):.2f}",
-            f"{peaks[name]:.0f}",
+            f"{taken.megabytes:.0f}",
         )
         for name, taken in times.items()
     ]
@@ -216,17 +212,13 @@ def measure_models(
         (f"{size[0]} x {size[1]}", "s", "wall s", "plain / this", "this / R-CNN", "peak extra MB"),
         rows,
     )
-    for tokens, (ours, theirs) in found.items():
-        apart = difference(ours, theirs)
+    for tokens in (TEXT_SLOTS, 16):
+        expected = found["plain", tokens]
+        apart = difference(found["ours", tokens], expected)
         print(
-            f"{tokens} tokens: {sum(map(len, theirs))} boxes, {apart.unmatched} without a "
+            f"{tokens} tokens: {sum(map(len, expected))} boxes, {apart.unmatched} without a "
             f"counterpart, scores within {apart.scores:.1e}, boxes within {apart.pixels:.1e} pixels"
         )
-
-
-def _in_bfloat16(device: str, function: Callable[[], object]) -> object:
-    with torch.autocast(device, torch.bfloat16):
-        return function()
 
 
 def build_peers(size: tuple[int, int], device: str) -> dict[str, Callable[[], object]]:
@@ -247,7 +239,11 @@ def build_peers(size: tuple[int, int], device: str) -> dict[str, Callable[[], ob
         weights=None, weights_backbone=None, min_size=min(size), max_size=max(size)
     )
     frcnn = frcnn.to(device).eval()
-    dino = GroundingDinoForObjectDetection(GroundingDinoConfig()).to(device).eval()
+    # Of small images the encoder has fewer positions than the usual number of queries.
+    queries = min(900, num_visual_tokens(*size) // 2)
+    dino = (
+        GroundingDinoForObjectDetection(GroundingDinoConfig(num_queries=queries)).to(device).eval()
+    )
     owl = Owlv2ForObjectDetection(Owlv2Config()).to(device).eval()
     present = torch.ones_like(ids)
     pixel_mask = torch.ones(1, height, width, dtype=torch.long, device=device)
