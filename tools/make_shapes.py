@@ -34,6 +34,8 @@ def plans(scale: float, seed: int) -> list[SplitPlan]:
         split("detection_train", 24000, "detection"),
         split("detection_seen", 500, "detection"),
         split("detection_unseen", 500, "detection", held_out=True),
+        split("sizes_seen", 200, "sized"),
+        split("sizes_unseen", 200, "sized", held_out=True),
         split("grounding_train", 24000, "grounding"),
         split("grounding_seen", 500, "grounding", relational=0.0),
         split("grounding_unseen", 500, "grounding", held_out=True, relational=0.0),

@@ -117,7 +117,7 @@ def test_interrupted_stage_ends_with_the_weights_of_an_undisturbed_one(tmp_path)
 
 def test_accuracy_is_a_percentage_for_every_question():
     results = small_stage(iterations=1).accuracy(held_out=True, number=12)
-    assert set(results) == {"shape", "colour", "name"}
+    assert set(results) == {"shape", "colour", "texture", "size", "name"}
     assert all(0 <= value <= 100 for value in results.values())
 
 

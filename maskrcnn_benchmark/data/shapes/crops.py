@@ -57,6 +57,20 @@ def to_grey(pixels: np.ndarray) -> np.ndarray:
     return np.repeat(np.rint(grey), 3, axis=-1).astype(pixels.dtype)
 
 
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "shape": SHAPES,
+    "colour": tuple(COLOURS),
+    "texture": tuple(texture for texture in TEXTURES if texture != "plain"),
+    "size": tuple(SIZES),
+}
+
+
+def attribute_of(attribute: str, kind: ObjectKind, size: str) -> str | None:
+    """Word for an attribute of an object, None for a plain texture."""
+    value = size if attribute == "size" else getattr(kind, attribute)
+    return value if value in ATTRIBUTES[attribute] else None
+
+
 def random_name(rng: np.random.Generator, kind: ObjectKind, size: str, *, colour: bool) -> str:
     """Words that hold for an object, in the order of class names; ``colour`` allows its colour."""
     texture = None if kind.texture == "plain" else kind.texture

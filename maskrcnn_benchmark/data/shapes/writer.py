@@ -13,12 +13,13 @@ from zlib import crc32
 
 import numpy as np
 
-from .attributes import ObjectKind, all_kinds
+from .attributes import SIZES, ObjectKind, all_kinds
 from .captions import Caption, caption_of_scene, relational_scene
 from .render import draw_scene
 from .scene import IMAGE_SIZE, PlacedObject, random_scene
 
-FORMATS = ("detection", "grounding", "expression")
+FORMATS = ("detection", "sized", "grounding", "expression")
+DETECTION_FORMATS = ("detection", "sized")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class SplitPlan:
         name: folder of the pictures and stem of the annotation file.
         num_images: number of pictures.
         held_out: True for combinations that are never trained on, False for all the others.
-        format: ``detection`` (COCO JSON), ``grounding`` (sentences with phrases, MDETR style) or
+        format: ``detection`` (COCO JSON), ``sized`` (the same with classes such as "small red star",
+            whatever the texture), ``grounding`` (sentences with phrases, MDETR style) or
             ``expression`` (one sentence and one target, MDETR's referring-expression style).
         relational: share of grounding sentences that only their relation decides.
         seed: with ``name`` it decides everything about the split.
@@ -98,7 +100,7 @@ def _write_image(job: tuple[SplitPlan, int, Path]) -> dict[str, Any]:
 def _compose(
     rng: np.random.Generator, plan: SplitPlan, kinds: Sequence[ObjectKind]
 ) -> tuple[list[PlacedObject], Caption | None, int | None, str | None]:
-    if plan.format == "detection":
+    if plan.format in DETECTION_FORMATS:
         return random_scene(rng, kinds, int(rng.integers(2, 8))), None, None, None
     if plan.format == "expression" or rng.random() < plan.relational:
         while True:
@@ -110,7 +112,7 @@ def _compose(
 
 
 def _collect(plan: SplitPlan, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    if plan.format == "detection":
+    if plan.format in DETECTION_FORMATS:
         return _detection_json(plan, records)
     return _grounding_json(plan, records)
 
@@ -120,31 +122,49 @@ def _info(plan: SplitPlan) -> dict[str, Any]:
 
 
 def _detection_json(plan: SplitPlan, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    kinds = all_kinds(held_out=plan.held_out)
-    category_of = {kind: number for number, kind in enumerate(kinds, start=1)}
+    sized = plan.format == "sized"
+    classes = _sized_classes if sized else _classes
+    categories = classes(all_kinds(held_out=plan.held_out))
+    number_of = {entry["name"]: number for number, entry in enumerate(categories, start=1)}
     images, annotations = [], []
     for image_id, record in enumerate(records, start=1):
         images.append(_image_entry(image_id, record))
         for item, box in zip(record["scene"], record["boxes"], strict=True):
+            name = f"{item.size} {item.kind.colour} {item.kind.shape}" if sized else item.kind.name
             annotations.append(
-                _annotation(len(annotations) + 1, image_id, box, category_of[item.kind])
+                _annotation(len(annotations) + 1, image_id, box, number_of[name])
                 | {"size": item.size}
             )
-    categories = [
-        {
-            "id": number,
-            "name": kind.name,
-            "supercategory": kind.shape,
-            "attributes": {"shape": kind.shape, "colour": kind.colour, "texture": kind.texture},
-        }
-        for kind, number in category_of.items()
-    ]
     return {
         "info": _info(plan),
         "images": images,
         "annotations": annotations,
-        "categories": categories,
+        "categories": [{"id": number_of[entry["name"]]} | entry for entry in categories],
     }
+
+
+def _classes(kinds: Sequence[ObjectKind]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": kind.name,
+            "supercategory": kind.shape,
+            "attributes": {"shape": kind.shape, "colour": kind.colour, "texture": kind.texture},
+        }
+        for kind in kinds
+    ]
+
+
+def _sized_classes(kinds: Sequence[ObjectKind]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": f"{size} {kind.name}",
+            "supercategory": kind.shape,
+            "attributes": {"shape": kind.shape, "colour": kind.colour, "size": size},
+        }
+        for kind in kinds
+        if kind.texture == "plain"
+        for size in SIZES
+    ]
 
 
 def _grounding_json(plan: SplitPlan, records: Sequence[dict[str, Any]]) -> dict[str, Any]:
