@@ -105,6 +105,12 @@ def architecture_flags(nvcc: str) -> list[str]:
             answer = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True)
             known = set(re.findall(r"compute_(\d+)", answer.stdout))
             wanted = [a for a in DEFAULT_CUDA_ARCHITECTURES if a.replace(".", "") in known]
+            if not wanted:
+                raise CompileError(
+                    f"{nvcc} offers none of the architectures "
+                    f"{', '.join(DEFAULT_CUDA_ARCHITECTURES)}: set TORCH_CUDA_ARCH_LIST to one of "
+                    f"its own ({', '.join(sorted(known, key=int)) or 'it lists none'})"
+                )
             wanted[-1] += "+PTX"
     flags = []
     for entry in wanted:

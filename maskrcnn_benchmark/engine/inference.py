@@ -174,6 +174,9 @@ def build_detector(cfg: Any, model: GeneralizedVLRCNN, dataset: Any) -> Detector
         raise ValueError(
             f"TEST.EVAL_TASK is {cfg.TEST.EVAL_TASK!r}; it must be 'detection' or 'grounding'"
         )
+    # A task file may ask for several sizes though the model's configuration does not: then merging
+    # does what the post-processor would.
+    model.rpn.post_processor.suppress = not cfg.TEST.USE_MULTISCALE
     size_divisible = cfg.DATALOADER.SIZE_DIVISIBILITY
     if cfg.TEST.EVAL_TASK == "grounding":
         detector = CaptionDetector(model, size_divisible, dataset.pictures())

@@ -29,8 +29,8 @@ class MultiScaleDetector:
     """Looks at every picture in several sizes and merges what it finds, over all captions.
 
     Args:
-        detector: finds boxes in one size; its model must be built with TEST.USE_MULTISCALE, so that
-            it leaves the suppression to the merging.
+        detector: finds boxes in one size; its model's post-processor must leave the suppression to
+            the merging.
         views: the sizes, and how detections are merged.
         normalize: last step from a picture to the input of the network.
         size_divisible: multiple to which a batch of inputs is padded.

@@ -49,7 +49,8 @@ def build_evaluator(
     """The evaluator for a test set, chosen by the class of the dataset.
 
     Args:
-        cfg: reads DATASETS.LVIS_USE_NORMAL_AP, FLICKR_GT_TYPE, FLICKR_ENTITIES_DIR, TEST.SUBSET.
+        cfg: reads DATASETS.LVIS_USE_NORMAL_AP, FLICKR_GT_TYPE, FLICKR_ENTITIES_DIR, TEST.SUBSET,
+            RENUMBER_ANNOTATIONS.
         dataset: a dataset of this project, or a repeated one.
         output_folder: where files go; None writes none.
         box_only: proposals instead of detections.
@@ -73,6 +74,7 @@ def _coco(cfg: Any, dataset: Any, shared: dict[str, Any]) -> CocoEvaluator:
         dataset.ann_file,
         image_sizes=_image_sizes(dataset),
         label_to_category=dataset.category_table.label_to_json,
+        renumber_annotations=cfg.TEST.RENUMBER_ANNOTATIONS,
         **shared,
     )
 

@@ -96,7 +96,8 @@ class CocoEvaluator(BoxesEvaluator):
         elif 0 in ground_truth.ids:
             logger.warning(
                 "%s has an annotation with id 0, which pycocotools never counts as found; AP is "
-                "therefore slightly low (renumber_annotations, --renumber-annotations of the tool, counts it)",
+                "therefore slightly low (TEST.RENUMBER_ANNOTATIONS True, or --renumber-annotations of "
+                "tools/score_results.py, counts it)",
                 ground_truth.source,
             )
         curves = precision_recall(ground_truth, detections, max_detections=MAX_DETECTIONS)

@@ -31,6 +31,7 @@ OWN_KEYS = {
     "TEST.CHUNKS_PER_FORWARD",
     "TEST.COMPILE",
     "TEST.PRECISION",
+    "TEST.RENUMBER_ANNOTATIONS",
     "local_rank",
     "num_gpus",
 }

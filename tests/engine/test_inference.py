@@ -11,7 +11,7 @@ from maskrcnn_benchmark.config import cfg
 from maskrcnn_benchmark.data import make_data_loader
 from maskrcnn_benchmark.engine.batches import groups_of_equal_padding
 from maskrcnn_benchmark.engine.detectors import CaptionDetector, ClassDetector, queries_of_dataset
-from maskrcnn_benchmark.engine.inference import inference
+from maskrcnn_benchmark.engine.inference import build_detector, inference
 from maskrcnn_benchmark.engine.stop_request import EvaluationInterrupted
 from maskrcnn_benchmark.grounding import build_queries
 from maskrcnn_benchmark.modeling.detector import build_detection_model
@@ -358,6 +358,25 @@ def test_one_view_of_the_usual_size_finds_what_the_plain_test_finds(world, tmp_p
     plain, seen = boxes_in(tmp_path / "plain"), boxes_in(tmp_path / "view")
     for key, rows in plain.items():
         assert rows[0][0] == pytest.approx(seen[key][0][0], abs=2e-3), key
+
+
+def test_several_sizes_asked_for_by_a_task_alone_merge_what_is_not_yet_suppressed(world):
+    def wanted(*opts):
+        return read_config(world / "config.yaml", *opts)
+
+    several = ("TEST.USE_MULTISCALE", True, "TEST.SCALES", (48, 64), "TEST.FLIP", False)
+    ranges = ("TEST.RANGES", ((0, 1000), (0, 1000)))
+    model, plain = sure_model(wanted(*several, *ranges)), sure_model(wanted())
+    found = []
+    for each in (model, plain):
+        config = wanted(*several, *ranges)
+        (loader,) = make_data_loader(config, is_train=False, tokenizer=each.tokenizer)
+        with torch.no_grad():
+            found.append(build_detector(config, each, loader.dataset)(next(iter(loader)))[0])
+
+    assert torch.equal(found[0].bbox, found[1].bbox) and len(found[0]) > 0
+    build_detector(wanted(), model, loader.dataset)
+    assert model.rpn.post_processor.suppress
 
 
 def test_missed_expectations_are_reported(world, caplog):

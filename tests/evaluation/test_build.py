@@ -70,6 +70,16 @@ def test_coco_labels_are_positions_of_the_classes(tmp_path, ann_file):
     }
 
 
+def test_annotations_are_renumbered_where_the_config_says_so(tmp_path, ann_file):
+    dataset = COCODataset(tmp_path, ann_file, None)
+    config = cfg.clone()
+    assert not build_evaluator(config, dataset).renumber_annotations
+
+    config.merge_from_list(["TEST.RENUMBER_ANNOTATIONS", True])
+
+    assert build_evaluator(config, dataset).renumber_annotations
+
+
 def test_a_repeated_dataset_is_evaluated_as_itself(tmp_path, ann_file):
     dataset = CopiedDataset(COCODataset(tmp_path, ann_file, None), copies=2)
 

@@ -194,7 +194,7 @@ def test_an_annotation_with_id_zero_is_reported_and_can_be_renumbered(caplog):
 
     kept = summarize(make_evaluator(data), PERFECT)
     assert kept["value"] < 1.0
-    assert "annotation with id 0" in caplog.text
+    assert "annotation with id 0" in caplog.text and "TEST.RENUMBER_ANNOTATIONS" in caplog.text
     renumbered = summarize(make_evaluator(data, renumber_annotations=True), PERFECT)
     assert renumbered["value"] == pytest.approx(1.0)
 

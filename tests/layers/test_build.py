@@ -39,6 +39,7 @@ def fresh_state(monkeypatch, tmp_path):
     """Nothing loaded yet, and a package folder without libraries."""
     monkeypatch.setattr(_native, "_state", _native._State())
     monkeypatch.setattr(_native, "PACKAGE", tmp_path)
+    monkeypatch.setattr(_native, "torch_version", lambda: _native.MINIMUM_TORCH)
     return _native._state
 
 
@@ -198,3 +199,24 @@ def test_cuda_without_a_compiler_is_refused_when_it_was_asked_for(tmp_path):
 
     assert result.returncode != 0
     assert "FORCE_CUDA=1" in result.stderr
+
+
+def test_an_nvcc_without_any_usual_architecture_is_refused_with_what_it_has(tmp_path):
+    nvcc, compiler = tmp_path / "cuda/bin/nvcc", tmp_path / "c++"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.write_text("#!/bin/sh\necho compute_999\n")
+    compiler.write_text('#!/bin/sh\nwhile [ $# -gt 1 ]; do [ "$1" = -o ] && : >"$2"; shift; done\n')
+    for tool in (nvcc, compiler):
+        tool.chmod(0o755)
+
+    result = build(
+        tmp_path,
+        FORCE_CUDA="1",
+        CUDA_HOME=str(nvcc.parent.parent),
+        CXX=str(compiler),
+        TORCH_CUDA_ARCH_LIST="",
+        PATH="/nowhere",  # no nvidia-smi
+    )
+
+    assert result.returncode != 0
+    assert "set TORCH_CUDA_ARCH_LIST to one of its own (999)" in result.stderr

@@ -1,6 +1,7 @@
 """The detector as a whole, on a small model: stages, text handling, freezing, refusals."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.modeling.detector.generalized_vl_rcnn import PROBED
 from maskrcnn_benchmark.modeling.language_backbone.text_features import join_captions
+from maskrcnn_benchmark.modeling.rpn.language_layers import BertSelfAttention
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList
 from tests.golden_tools import golden_config
@@ -430,3 +432,28 @@ def test_the_head_compiles_into_one_graph(make_model):
 def test_settings_that_cannot_work_are_refused_by_name(make_model, overrides, message):
     with pytest.raises(ValueError, match=message):
         make_model(overrides=overrides)
+
+
+def describe_bert(folder: Path, **sizes: int) -> str:
+    defaults = {"num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 64}
+    folder.joinpath("config.json").write_text(json.dumps({**defaults, **sizes}))
+    return str(folder)
+
+
+def test_a_tokenizer_with_more_words_than_the_text_encoder_is_refused(make_model, tmp_path):
+    name = describe_bert(tmp_path, hidden_size=32, vocab_size=1000)
+
+    with pytest.raises(ValueError, match=r"TOKENIZER_TYPE .* 30522 words.*MODEL_TYPE .* 1000"):
+        make_model(overrides={"MODEL__LANGUAGE_BACKBONE__MODEL_TYPE": name})
+
+
+@pytest.mark.parametrize(("width", "heads"), [(32, 1), (200, 2), (201, 3), (131, 1), (768, 12)])
+def test_the_text_may_have_any_width(make_model, tmp_path, width, heads):
+    name = describe_bert(tmp_path, hidden_size=width)
+    keys = {"MODEL_TYPE": name, "LANG_DIM": width}
+    overrides = {f"MODEL__LANGUAGE_BACKBONE__{key}": value for key, value in keys.items()}
+
+    model = make_model(overrides={**overrides, "MODEL__DYHEAD__NUM_CONVS": 1})
+
+    attention = [m for m in model.modules() if isinstance(m, BertSelfAttention)]
+    assert [layer.num_heads for layer in attention] == [heads]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from torch import nn
+
 from maskrcnn_benchmark.modeling.backbone import build_backbone
 from maskrcnn_benchmark.modeling.detector.fused_vl_rcnn import FusedVLRCNN
 from maskrcnn_benchmark.modeling.detector.generalized_vl_rcnn import (
@@ -32,12 +34,14 @@ def build_detection_model(cfg: Any) -> GeneralizedVLRCNN:
     freezing = _freezing(cfg)
     if cfg.MODEL.SWINT.VERSION == "fusion":
         fused = build_fused_backbone(cfg)
+        _check_vocabulary(cfg, tokenizer, fused.language_backbone)
         rpn = _rpn(cfg, fused.out_channels, fused.language_dim, tokenizer)
         return FusedVLRCNN(fused, rpn, tokenizer, text=_fused_text_options(cfg), freezing=freezing)
     encoders = {
         "backbone": build_backbone(cfg),
         "language_backbone": build_language_backbone(cfg),
     }
+    _check_vocabulary(cfg, tokenizer, encoders["language_backbone"])
     out_channels = encoders["backbone"].out_channels
     rpn = _rpn(cfg, out_channels, encoders["language_backbone"].language_dim, tokenizer)
     return GeneralizedVLRCNN(encoders, rpn, tokenizer, text=_text_options(cfg), freezing=freezing)
@@ -45,6 +49,18 @@ def build_detection_model(cfg: Any) -> GeneralizedVLRCNN:
 
 def _rpn(cfg: Any, in_channels: int, text_dim: int, tokenizer: Any) -> VLDyHeadModule:
     return build_rpn(cfg, in_channels, text_dim=text_dim, vocabulary_size=len(tokenizer))
+
+
+def _check_vocabulary(cfg: Any, tokenizer: Any, language_backbone: nn.Sequential) -> None:
+    """Refuse a tokenizer with words that the text encoder has no embedding for."""
+    known = language_backbone.body.vocabulary_size
+    if len(tokenizer) > known:
+        options = cfg.MODEL.LANGUAGE_BACKBONE
+        raise ValueError(
+            f"MODEL.LANGUAGE_BACKBONE.TOKENIZER_TYPE {options.TOKENIZER_TYPE!r} has "
+            f"{len(tokenizer)} words, but MODEL_TYPE {options.MODEL_TYPE!r} knows {known}: they do "
+            "not belong together"
+        )
 
 
 def _text_options(cfg: Any) -> TextOptions:

@@ -54,6 +54,7 @@ class BertEncoder(nn.Module):
         self.model = model
         self.num_layers = num_layers
         self.language_dim = model.config.hidden_size
+        self.vocabulary_size = model.config.vocab_size
         store_position_ids(model)
         if use_checkpoint:
             # The method's new name since transformers 5; the old one goes in version 6.

@@ -96,6 +96,7 @@ class CLIPTextEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.language_dim = width
+        self.vocabulary_size = vocabulary_size
         self.context_length = context_length
         self.use_checkpoint = use_checkpoint
         self.token_embedding = nn.Embedding(vocabulary_size, width)

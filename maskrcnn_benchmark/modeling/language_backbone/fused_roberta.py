@@ -138,6 +138,7 @@ class FusedRobertaEncoder(nn.Module):
             )
         self.model = model
         self.language_dim = model.config.hidden_size
+        self.vocabulary_size = model.config.vocab_size
         self.use_checkpoint = use_checkpoint
         self.num_plain = len(layers) - len(visual_dims)
         for index, visual_dim in enumerate(visual_dims, self.num_plain):

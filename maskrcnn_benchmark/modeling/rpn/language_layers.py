@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from maskrcnn_benchmark.modeling.language_backbone.clip import CLIPBlock
 from maskrcnn_benchmark.modeling.language_backbone.text_features import TextFeatures
 
 _LIMIT = 50000.0
@@ -123,14 +122,7 @@ class BertEncoderLayer(nn.Module):
         return visual, text._replace(hidden=_clamp(second.LayerNorm(hidden + update)))
 
 
-class QuickGELU(nn.Module):
-    """``x * sigmoid(1.702 x)``."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * (1.702 * x).sigmoid()
-
-
-class CLIPTransformerLayer(nn.Module):
+class CLIPTransformerLayer(CLIPBlock):
     """One pre-norm encoder layer as in CLIP, attending in both directions.
 
     Args:
@@ -139,15 +131,7 @@ class CLIPTransformerLayer(nn.Module):
     """
 
     def __init__(self, dim: int, num_heads: int) -> None:
-        super().__init__()
-        self.attn = nn.MultiheadAttention(dim, num_heads, batch_first=True)
-        self.ln_1 = nn.LayerNorm(dim, eps=1e-12)
-        self.mlp = nn.Sequential(
-            OrderedDict(
-                c_fc=nn.Linear(dim, 4 * dim), gelu=QuickGELU(), c_proj=nn.Linear(4 * dim, dim)
-            )
-        )
-        self.ln_2 = nn.LayerNorm(dim, eps=1e-12)
+        super().__init__(dim, num_heads)
         for parameter in self.parameters():
             if parameter.ndim > 1:
                 nn.init.trunc_normal_(parameter, std=0.02)
@@ -156,13 +140,7 @@ class CLIPTransformerLayer(nn.Module):
         self, visual: list[Tensor], text: TextFeatures
     ) -> tuple[list[Tensor], TextFeatures]:
         """The maps pass through; ``text.hidden [B, T, dim]`` is encoded once more."""
-        hidden = text.hidden
-        normed = self.ln_1(hidden)
-        update, _ = self.attn(
-            normed, normed, normed, key_padding_mask=text.masks == 0, need_weights=False
-        )
-        hidden = hidden + update
-        return visual, text._replace(hidden=hidden + self.mlp(self.ln_2(hidden)))
+        return visual, text._replace(hidden=super().forward(text.hidden, text.masks == 0))
 
 
 class PassThrough(nn.Module):
