@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a request to stop at the next good moment."""
+"""SIGTERM, SIGINT and SIGHUP as a request to stop at the next good moment."""
 
 import logging
 import signal
@@ -7,7 +7,8 @@ from types import FrameType
 
 logger = logging.getLogger(__name__)
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# SIGHUP comes when a terminal or an ssh connection closes; nohup has it ignored, and so it stays.
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class EvaluationInterrupted(Exception):
@@ -27,7 +28,8 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         for number in _SIGNALS:
-            self._previous[number] = signal.signal(number, self._handle)
+            if signal.getsignal(number) != signal.SIG_IGN or number != signal.SIGHUP:
+                self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -65,18 +65,29 @@ class CheckpointFolder:
     def save(self, name: str, contents: dict[str, Any], *, resumable: bool = True) -> Path:
         """Write ``<name>.pth``; a resumable one becomes the file to continue from.
 
+        Called by all processes together, so that none goes on where the writing one cannot.
+
         Raises:
-            CheckpointError: the disk did not take it; everything older is intact.
+            CheckpointError: on every process: the disk did not take it; everything older is intact.
         """
         path = self.folder / f"{name}.pth"
-        if not comm.is_main_process():
-            return path
+        problem: CheckpointError | None = None
+        if comm.is_main_process():
+            try:
+                self._write(path, contents, resumable)
+            except CheckpointError as error:
+                problem = error
+        message = comm.broadcast(None if problem is None else str(problem))
+        if message is not None:
+            raise CheckpointError(message) from problem
+        return path
+
+    def _write(self, path: Path, contents: dict[str, Any], resumable: bool) -> None:
         write_checkpoint(path, contents)
         logger.info("saved %s", path)
         if resumable:
             write_atomically(self.folder / POINTER, lambda file: file.write(path.name.encode()))
             self._remove_old()
-        return path
 
     def _remove_old(self) -> None:
         if self.keep_last is None:

@@ -1,6 +1,7 @@
 """A run that is killed and started again ends with the bits of an undisturbed one."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import torch
 from maskrcnn_benchmark.engine.hooks import Hook
 from maskrcnn_benchmark.engine.stop_request import EvaluationInterrupted
 from maskrcnn_benchmark.utils import checkpoint_files, comm
-from maskrcnn_benchmark.utils.checkpoint_files import read_checkpoint
+from maskrcnn_benchmark.utils.checkpoint_files import CheckpointError, read_checkpoint
 from tests.engine import elastic_program
 from tests.engine.tiny_run import KillAt, TinyOptions, run
 from tests.process_tools import free_port, process_context, run_world
@@ -93,7 +94,7 @@ def test_a_kill_in_the_middle_of_writing_costs_nothing_but_time(
     assert not list(tmp_path.glob(".*.tmp"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("iteration", [2, 10])
 def test_a_polite_signal_saves_and_exits_with_status_0(tmp_path, undisturbed, number, iteration):
     assert in_process(run, tmp_path, TinyOptions(), (KillAt(iteration, number),)) == 0
@@ -206,6 +207,38 @@ def test_a_signal_to_one_process_stops_all_and_the_run_continues_exactly(tmp_pat
     assert stopped == [6, 6]
     run_world(2, run_both_worlds, tmp_path / "b", options, None, folder=tmp_path / "3")
     assert_same_bits(final_state(tmp_path / "b"), final_state(tmp_path / "a"))
+
+
+def run_until_the_disk_is_full(folder, options) -> str:
+    """Process 0 can write no file beyond a size from iteration 9 on; what the run ended with."""
+
+    class FullDisk(Hook):
+        def after_iteration(self, trainer, losses):
+            if trainer.iteration == 9 and comm.is_main_process():
+                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (1024, resource.RLIM_INFINITY))
+
+    try:
+        run(folder, options, (FullDisk(),))
+    except CheckpointError as error:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        return str(error)
+    return "nothing"
+
+
+def test_a_disk_without_room_stops_all_processes_and_leaves_the_earlier_checkpoint(tmp_path):
+    options = TinyOptions(batch_norm=False, max_iter=16, validation_period=99)
+    folders = [tmp_path / name for name in ("whole", "full", "1", "2", "3")]
+    run_world(2, run_both_worlds, folders[0], options, None, folder=folders[2])
+
+    errors = run_world(2, run_until_the_disk_is_full, folders[1], options, folder=folders[3])
+
+    assert errors[0] == errors[1]
+    assert "could not write" in errors[0] and "model_0000012.pth" in errors[0]
+    assert (folders[1] / "last_checkpoint").read_text() == "model_0000008.pth"
+    assert not list(folders[1].glob(".*.tmp"))
+    run_world(2, run_both_worlds, folders[1], options, None, folder=folders[4])
+    assert_same_bits(final_state(folders[1]), final_state(folders[0]))
 
 
 @pytest.mark.slow
