@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from maskrcnn_benchmark.layers._native import torch_version
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.modeling.detector.generalized_vl_rcnn import PROBED
 from maskrcnn_benchmark.modeling.language_backbone.text_features import join_captions
@@ -82,7 +83,7 @@ def ground_truth(count: int = 2) -> tuple[list[BoxList], Tensor]:
 
 def without_randomness(model: nn.Module) -> nn.Module:
     for module in model.modules():
-        for attribute in ("p", "drop_prob", "dropout"):
+        for attribute in ("p", "drop_prob", "dropout", "dropout_prob"):
             if isinstance(getattr(module, attribute, None), float):
                 setattr(module, attribute, 0.0)
     return model
@@ -401,6 +402,7 @@ def test_a_training_step_under_autocast(make_model, dtype):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
+@pytest.mark.skipif(torch_version() < (2, 10), reason="older compilers cut the graph at tuples")
 @torch.no_grad()
 def test_the_head_compiles_into_one_graph(make_model):
     model = make_model(overrides={"MODEL__DYHEAD__NUM_CONVS": 1}).eval()
