@@ -1,13 +1,19 @@
 """tools/make_pseudo_labels.py as a user calls it, with a small untrained teacher."""
 
 import json
+import os
+import signal
 
 import pytest
 import torch
 
 from maskrcnn_benchmark.config import cfg as defaults
+from maskrcnn_benchmark.engine.pseudo_label_parts import LabelParts
 from maskrcnn_benchmark.modeling.detector import build_detection_model
+from maskrcnn_benchmark.utils import comm
 from tests.data.containers import write_json_lines
+from tests.engine.test_resume import in_process
+from tests.process_tools import run_world
 from tests.tools.test_demo import _load_tool
 
 tool = _load_tool("make_pseudo_labels")
@@ -25,21 +31,27 @@ def weights(tmp_path_factory):
 
 
 @pytest.fixture
-def run(tmp_path, weights):
+def pairs(tmp_path):
     lines = [{"caption": text} for text in ("a red star", "of the", "a ring", "a cross and a star")]
-    pairs = write_json_lines(tmp_path / "pairs", lines, size=(64, 64))
+    return write_json_lines(tmp_path / "pairs", lines, size=(64, 64))
 
+
+def command(weights, pairs, output, *flags, confidence="0.0"):
+    return [
+        *("--config-file", CONFIG, "--weight", weights, "--pairs", str(pairs)),
+        *("--images", str(pairs.parent / "images"), "--output", str(output)),
+        *("--part", "2", "--batch", "2", "--pictures", "1", *flags),
+        *("MODEL.ATSS.INFERENCE_TH", "0.0", "DATALOADER.NUM_WORKERS", "0"),
+        *("INPUT.MIN_SIZE_TEST", "64", "DATASETS.CAPTION_NMS", "0.5"),
+        *("DATASETS.CAPTION_CONF", confidence),
+    ]
+
+
+@pytest.fixture
+def run(tmp_path, weights, pairs):
     def call(*flags, confidence="0.0"):
-        return tool.main(
-            [
-                *("--config-file", CONFIG, "--weight", weights, "--pairs", str(pairs)),
-                *("--images", str(pairs.parent / "images"), "--output", str(tmp_path / "out")),
-                *("--part", "2", "--batch", "2", "--pictures", "1", *flags),
-                *("MODEL.ATSS.INFERENCE_TH", "0.0", "DATALOADER.NUM_WORKERS", "0"),
-                *("INPUT.MIN_SIZE_TEST", "64", "DATASETS.CAPTION_NMS", "0.5"),
-                *("DATASETS.CAPTION_CONF", confidence),
-            ]
-        )
+        arguments = command(weights, pairs, tmp_path / "out", *flags, confidence=confidence)
+        return tool.main(arguments)
 
     return call
 
@@ -97,3 +109,44 @@ def test_a_threshold_that_nothing_passes_is_an_error(run, capsys):
 def test_a_share_that_is_none_is_refused(run, capsys, shard):
     assert run(f"--shard={shard}") == 1
     assert "--shard must be K/N" in capsys.readouterr().err
+
+
+def label_in_a_world(arguments):
+    """The tool inside a process group that exists already."""
+    torch.set_num_threads(1)
+    comm.setup, comm.cleanup = lambda *arguments: comm.read_launch_settings(), lambda: None
+    return tool.main(arguments)
+
+
+def label_and_die(arguments, after):
+    """The tool, killed from outside once so many parts are on disk."""
+    torch.set_num_threads(1)
+    write, written = LabelParts.write, []
+
+    def write_and_die(self, *content):
+        write(self, *content)
+        written.append(content)
+        if len(written) == after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    LabelParts.write = write_and_die
+    tool.main(arguments)
+
+
+@pytest.mark.slow
+def test_two_processes_and_a_killed_run_write_what_one_undisturbed_run_writes(
+    run, tmp_path, weights, pairs
+):
+    run()
+    expected = (tmp_path / "out/pseudo.jsonl").read_bytes()
+
+    arguments = command(weights, pairs, tmp_path / "two")
+    assert run_world(2, label_in_a_world, arguments, folder=tmp_path / "processes") == [0, 0]
+
+    arguments = command(weights, pairs, tmp_path / "killed")
+    assert in_process(label_and_die, arguments, 1) == -signal.SIGKILL
+    assert not (tmp_path / "killed/pseudo.jsonl").exists()
+    assert tool.main(arguments) == 0
+
+    for name in ("two", "killed"):
+        assert (tmp_path / name / "pseudo.jsonl").read_bytes() == expected
