@@ -232,12 +232,18 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
 
 def scale(args: argparse.Namespace) -> dict[str, Any]:
     """Pictures per second of one and of two processes."""
-    speed = {}
+    speed, cpu_seconds = {}, {}
     for world_size in (1, 2):
         results = in_fresh_processes(args, "ours", world_size)
         slowest = max(result["seconds"] for result in results)
         speed[world_size] = world_size * args.batch / slowest
-    return {"pictures_per_second": speed, "ratio": speed[2] / speed[1]}
+        cpu_seconds[world_size] = statistics.mean(result["cpu_seconds"] for result in results)
+    return {
+        "pictures_per_second": speed,
+        "ratio": speed[2] / speed[1],
+        "cpu_seconds": cpu_seconds,
+        "cpu_ratio": 2 * cpu_seconds[1] / cpu_seconds[2],
+    }
 
 
 def print_comparison(args: argparse.Namespace, found: dict[str, Any]) -> None:
@@ -291,7 +297,8 @@ def main(arguments: list[str] | None = None) -> int:
         speed = figures["scaling"]["pictures_per_second"]
         print(
             f"pictures per second: {speed[1]:.2f} on one process, {speed[2]:.2f} on two "
-            f"({figures['scaling']['ratio']:.2f} times)"
+            f"({figures['scaling']['ratio']:.2f} times; {figures['scaling']['cpu_ratio']:.2f} by CPU "
+            "time, which on a busy machine is what the exchange of gradients leaves)"
         )
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
