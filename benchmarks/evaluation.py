@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,7 +28,14 @@ from benchmarks.detector import (
     plain_way,
     random_image,
 )
-from benchmarks.measuring import Cost, machine, measure_in_turn, print_table
+from benchmarks.measuring import (
+    Comparison,
+    Cost,
+    machine,
+    measure_in_turn,
+    print_table,
+    write_comparisons,
+)
 from benchmarks.stages import measured_stages
 from maskrcnn_benchmark.engine.detectors import ClassDetector
 from maskrcnn_benchmark.grounding import Query, build_queries
@@ -198,17 +206,31 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config-file", default=CONFIG)
     parser.add_argument("--size", type=int, nargs=2, default=(800, 1216), metavar=("H", "W"))
     parser.add_argument("--chunks", type=int, nargs="+", default=[1, 8, 31])
-    parser.add_argument("--at-once", type=int, nargs="+", default=[4, 1], help="chunks per forward")
+    parser.add_argument("--at-once", type=int, nargs="+", default=[1, 4], help="chunks per forward")
     parser.add_argument("--plain-chunks", type=int, default=3, help="chunks run the plain way")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--json", type=Path, help="also write the comparisons to this file")
     args = parser.parse_args(arguments)
     print(f"{machine()}; image {args.size[0]} x {args.size[1]}, {args.config_file}\n")
     model = build_glip(args.config_file, args.device)
     images = random_image(*args.size, device=args.device)
     chunks = sorted(args.chunks)
     plain_chunks = min(args.plain_chunks, chunks[-1])
-    report(compare(model, images, chunks, args.rounds, plain_chunks, args.at_once), chunks)
+    result = compare(model, images, chunks, args.rounds, plain_chunks, args.at_once)
+    report(result, chunks)
+    plain = result["plain"]
+    comparisons = [
+        Comparison(
+            f"evaluation, {number} chunks, {pairs} at a time, {args.size[0]} x {args.size[1]}",
+            "one whole forward per chunk",
+            number * plain.cpu,
+            ours.cpu,
+            "s",
+        )
+        for (number, pairs), ours in result["ours"].items()
+    ]
+    write_comparisons(args.json, comparisons)
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import json
 import os
 import platform
 import statistics
@@ -11,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -117,6 +118,30 @@ def _processor() -> str:
     names = [line.split(":", 1)[1].strip() for line in text.splitlines() if "model name" in line]
     sets = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in text]
     return f"{names[0] if names else platform.machine()} ({', '.join(sets)})"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One line of the table over all benchmarks.
+
+    Attributes:
+        part: what is measured.
+        against: what it is compared with.
+        baseline, ours: what both cost, in ``unit``.
+        unit: of both, e.g. "ms".
+    """
+
+    part: str
+    against: str
+    baseline: float
+    ours: float
+    unit: str
+
+
+def write_comparisons(path: Path | None, comparisons: Sequence[Comparison]) -> None:
+    """Write lines for the table as JSON, if a file is named."""
+    if path is not None:
+        path.write_text(json.dumps([asdict(one) for one in comparisons], indent=1) + "\n")
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

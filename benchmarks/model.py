@@ -17,6 +17,7 @@ import argparse
 import copy
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +32,12 @@ from benchmarks.detector import (
     random_image,
 )
 from benchmarks.measuring import (
+    Comparison,
     Cost,
     machine,
     measure_in_turn,
     print_table,
+    write_comparisons,
 )
 from maskrcnn_benchmark.modeling.compilation import compile_for_evaluation
 from maskrcnn_benchmark.modeling.fusion import BiAttentionFuse
@@ -86,30 +89,36 @@ class FusionCase:
         return {"visual": self.visual.grad, **gradients}
 
 
-def measure_fusion(num_visual: int, rounds: int, device: str) -> None:
-    """Tables of the fusion layer."""
-    rows = []
+def measure_fusion(num_visual: int, rounds: int, device: str) -> list[Comparison]:
+    """Table of the fusion layer."""
+    rows, comparisons = [], []
     for real in SLOTS:
         case = FusionCase(num_visual, real, device)
-        rows.append(_fusion_forward(case, rounds))
-        rows.append(_fusion_training(case, rounds))
-    print_table(
-        (
-            "fusion layer",
-            "plain, ms",
-            "ours, ms",
-            "ratio",
-            "wall",
-            "plain, MB",
-            "ours, MB",
-            "error",
-        ),
-        rows,
-    )
+        for measure in (_fusion_forward, _fusion_training):
+            label, costs, error = measure(case, rounds)
+            plain, ours = (1000 * _seconds(costs[name]) for name in ("plain", "ours"))
+            comparisons.append(
+                Comparison(f"fusion layer, {label}", "plain path", plain, ours, "ms")
+            )
+            rows.append(
+                (
+                    label,
+                    f"{plain:.0f}",
+                    f"{ours:.0f}",
+                    f"{plain / ours:.1f}x",
+                    f"{costs['plain'].wall / costs['ours'].wall:.1f}x",
+                    *(f"{costs[name].megabytes:.0f}" for name in ("plain", "ours")),
+                    f"{error:.0e}",
+                )
+            )
+    heads = "fusion layer|plain, ms|ours, ms|ratio|wall|plain, MB|ours, MB|error"
+    print_table(heads.split("|"), rows)
+    return comparisons
 
 
 @torch.no_grad()
-def _fusion_forward(case: FusionCase, rounds: int) -> tuple[str, ...]:
+def _fusion_forward(case: FusionCase, rounds: int) -> tuple[str, dict[str, Cost], float]:
+    """Against the plain path on all slots."""
     ways = {
         "plain": lambda: case.run("plain", TEXT_SLOTS),
         "ours": lambda: case.run("folded", case.real),
@@ -119,11 +128,13 @@ def _fusion_forward(case: FusionCase, rounds: int) -> tuple[str, ...]:
     error = max(
         _relative(found[0], expected[0]), _relative(found[1][:, real], expected[1][:, real])
     )
+    del expected, found
     label = f"forward, {case.real} tokens; plain on {TEXT_SLOTS} slots"
-    return _row(label, ways, rounds, error)
+    return label, measure_in_turn(ways, rounds, warm_up=0), error
 
 
-def _fusion_training(case: FusionCase, rounds: int) -> tuple[str, ...]:
+def _fusion_training(case: FusionCase, rounds: int) -> tuple[str, dict[str, Cost], float]:
+    """Against the plain path on as many slots."""
     ways = {
         "plain": lambda: case.train("plain", case.real),
         "ours": lambda: case.train("folded", case.real),
@@ -132,18 +143,8 @@ def _fusion_training(case: FusionCase, rounds: int) -> tuple[str, ...]:
     found = ways["ours"]()
     error = max(_relative(found[name], grad) for name, grad in expected.items())
     del expected, found
-    return _row(f"forward and backward, {case.real} slots both", ways, rounds, error)
-
-
-def _row(
-    label: str, ways: dict[str, Callable[[], object]], rounds: int, error: float
-) -> tuple[str, ...]:
-    times = measure_in_turn(ways, rounds, warm_up=0)
-    plain, ours = (1000 * _seconds(times[name]) for name in ("plain", "ours"))
-    peaks = (f"{times[name].megabytes:.0f}" for name in ("plain", "ours"))
-    wall = times["plain"].wall / times["ours"].wall
-    ratios = f"{plain / ours:.1f}x", f"{wall:.1f}x"
-    return (label, f"{plain:.0f}", f"{ours:.0f}", *ratios, *peaks, f"{error:.0e}")
+    label = f"forward and backward, {case.real} slots both"
+    return label, measure_in_turn(ways, rounds, warm_up=0), error
 
 
 def _relative(found: Tensor, expected: Tensor) -> float:
@@ -158,7 +159,7 @@ def _seconds(times: Cost) -> float:
 @torch.no_grad()
 def measure_models(
     size: tuple[int, int], rounds: int, device: str, config_file: str, peers: bool, compiled: bool
-) -> None:
+) -> list[Comparison]:
     """One table of whole forward passes: ours, plain, compiled, peers."""
     model = build_glip(config_file, device)
     images = random_image(*size, device=device)
@@ -219,6 +220,13 @@ def measure_models(
             f"{tokens} tokens: {sum(map(len, expected))} boxes, {apart.unmatched} without a "
             f"counterpart, scores within {apart.scores:.1e}, boxes within {apart.pixels:.1e} pixels"
         )
+    return [
+        Comparison(
+            f"{name}, {size[0]} x {size[1]}", "GLIP-T, plain path", plain, _seconds(taken), "s"
+        )
+        for name, taken in times.items()
+        if not name.startswith("plain")
+    ]
 
 
 def build_peers(size: tuple[int, int], device: str) -> dict[str, Callable[[], object]]:
@@ -279,15 +287,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--compile", action="store_true", help="also bfloat16 and compiled")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--json", type=Path, help="also write the comparisons to this file")
     args = parser.parse_args(arguments)
     print(f"{machine()}\n")
     size = tuple(args.size)
+    comparisons = []
     if args.only != "forward":
-        measure_fusion(num_visual_tokens(*size), args.rounds, args.device)
+        comparisons += measure_fusion(num_visual_tokens(*size), args.rounds, args.device)
     if args.only != "fusion":
-        measure_models(
+        comparisons += measure_models(
             size, args.rounds, args.device, args.config_file, not args.no_peers, args.compile
         )
+    write_comparisons(args.json, comparisons)
     return 0
 
 

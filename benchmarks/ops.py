@@ -14,11 +14,13 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torchvision
 from torch import Tensor
 
+from benchmarks.measuring import Comparison, write_comparisons
 from maskrcnn_benchmark.layers import (
     _native,
     ml_nms,
@@ -299,13 +301,24 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="smaller maps and fewer rounds")
     parser.add_argument("--only", choices=sorted(GROUPS), help="one group of operators")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--json", type=Path, help="also write the comparisons to this file")
     arguments = parser.parse_args()
     print(
         f"torch {torch.__version__}, torchvision {torchvision.__version__}, "
         f"{torch.get_num_threads()} threads, CPU time in ms unless on CUDA"
     )
     with torch.autograd.set_grad_enabled(True):
-        summarise(run(arguments.device, arguments.quick, arguments.only))
+        rows = run(arguments.device, arguments.quick, arguments.only)
+    summarise(rows)
+    write_comparisons(arguments.json, [comparison(row, arguments.device) for row in rows])
+
+
+def comparison(row: Row, device: str) -> Comparison:
+    """A line of the table over all benchmarks."""
+    times = row.baseline_cpu, row.ours_cpu
+    if device == "cuda":
+        times = row.baseline_wall, row.ours_wall
+    return Comparison(row.name, row.baseline_name, *times, "ms")
 
 
 if __name__ == "__main__":
