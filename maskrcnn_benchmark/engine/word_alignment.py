@@ -154,16 +154,6 @@ class WordAlignment:
         self.bgr = bgr
         rng = np.random.default_rng([plan.seed, 0])
         self.pool = draw_crops(rng, all_kinds(held_out=False), plan.pool)
-        self.candidates = {
-            drill: np.array(
-                [
-                    index
-                    for index, item in enumerate(zip(self.pool.kinds, self.pool.sizes))
-                    if attribute_of(drill, *item)
-                ]
-            )
-            for drill in DRILLS
-        } | {"any": np.arange(plan.pool)}
         learned = {n: p for n, p in model.named_parameters() if n.startswith(_LEARNED)}
         text = [p for n, p in learned.items() if n.startswith("language_backbone.")]
         image = [p for n, p in learned.items() if not n.startswith("language_backbone.")]
@@ -222,8 +212,7 @@ class WordAlignment:
         if iteration <= self.plan.iterations // 3 or rng.random() < DRILL_SHARE:
             drill = str(rng.choice(list(DRILLS), p=list(DRILLS.values())))
         grey = drill != "colour" and bool(rng.random() < GREY_SHARE * (2 if drill else 1))
-        candidates = self.candidates[drill or "any"]
-        chosen = candidates[rng.integers(len(candidates), size=self.plan.batch_size)]
+        chosen = rng.integers(len(self.pool), size=self.plan.batch_size)
         captions, spans = [], []
         for start in range(0, len(chosen), GROUP):
             objects = [(self.pool.kinds[i], self.pool.sizes[i]) for i in chosen[start:][:GROUP]]
@@ -277,8 +266,7 @@ class WordAlignment:
     def accuracy(self, *, held_out: bool, number: int = 480) -> dict[str, float]:
         """Share of new objects whose best name is right, in percent, by what is asked.
 
-        An attribute: among all its words, of the objects that have one; ``name``: among 12 whole
-        names.
+        An attribute: among all its words; ``name``: among 12 whole names.
 
         Args:
             held_out: objects of kinds that were never trained on.
@@ -290,7 +278,7 @@ class WordAlignment:
         crops = draw_crops(rng, kinds, number)
         results = {}
         for question in (*ATTRIBUTES, "name"):
-            right = considered = 0
+            right = 0
             for start in range(0, number, GROUP):
                 chosen = np.arange(start, start + GROUP)
                 if question == "name":
@@ -310,8 +298,7 @@ class WordAlignment:
                 ]
                 scores = torch.stack([logits[..., t].sigmoid().mean((1, 2)) for t in tokens], 1)
                 right += sum(offered[i] == t for i, t in zip(scores.argmax(1).tolist(), truth))
-                considered += sum(t in offered for t in truth)
-            results[question] = round(100 * right / max(considered, 1), 1)
+            results[question] = round(100 * right / number, 1)
         return results
 
 

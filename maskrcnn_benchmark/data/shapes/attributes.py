@@ -19,7 +19,7 @@ COLOURS = {
     "white": (246, 246, 246),
 }
 
-# A plain surface has no word: "red star" is plain, "striped red star" is not.
+# Class names say "plain", or a class would be part of another; captions leave it out.
 TEXTURES = ("plain", "striped", "dotted")
 
 # Side of the bounding square in pixels of a 192-pixel image; the gap between the two ranges keeps the words apart.
@@ -40,8 +40,7 @@ class ObjectKind:
     @property
     def name(self) -> str:
         """Class name, for example ``striped red star``."""
-        words = (self.colour, self.shape)
-        return " ".join(words if self.texture == "plain" else (self.texture, *words))
+        return f"{self.texture} {self.colour} {self.shape}"
 
 
 def is_held_out(kind: ObjectKind) -> bool:

@@ -63,7 +63,7 @@ class Description:
 def describe(rng: np.random.Generator, item: PlacedObject) -> Description:
     """A random truthful description: always the shape, mostly the colour, sometimes more.
 
-    "plain" has no word, so a description that says nothing of texture names every texture.
+    Captions never say "plain": a description without a texture names every texture.
     """
     texture = item.kind.texture if item.kind.texture != "plain" and rng.random() < 0.6 else None
     return Description(

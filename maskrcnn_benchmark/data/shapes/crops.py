@@ -60,21 +60,19 @@ def to_grey(pixels: np.ndarray) -> np.ndarray:
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "shape": SHAPES,
     "colour": tuple(COLOURS),
-    "texture": tuple(texture for texture in TEXTURES if texture != "plain"),
+    "texture": TEXTURES,
     "size": tuple(SIZES),
 }
 
 
-def attribute_of(attribute: str, kind: ObjectKind, size: str) -> str | None:
-    """Word for an attribute of an object, None for a plain texture."""
-    value = size if attribute == "size" else getattr(kind, attribute)
-    return value if value in ATTRIBUTES[attribute] else None
+def attribute_of(attribute: str, kind: ObjectKind, size: str) -> str:
+    """Word for an attribute of an object."""
+    return size if attribute == "size" else getattr(kind, attribute)
 
 
 def random_name(rng: np.random.Generator, kind: ObjectKind, size: str, *, colour: bool) -> str:
     """Words that hold for an object, in the order of class names; ``colour`` allows its colour."""
-    texture = None if kind.texture == "plain" else kind.texture
-    words = [size, texture, kind.colour if colour else None, kind.shape]
+    words = [size, kind.texture, kind.colour if colour else None, kind.shape]
     choice = rng.random()
     if choice < _ONE_WORD:
         return str(rng.choice([word for word in words[1:] if word]))

@@ -157,7 +157,7 @@ def _classes(kinds: Sequence[ObjectKind]) -> list[dict[str, Any]]:
 def _sized_classes(kinds: Sequence[ObjectKind]) -> list[dict[str, Any]]:
     return [
         {
-            "name": f"{size} {kind.name}",
+            "name": f"{size} {kind.colour} {kind.shape}",
             "supercategory": kind.shape,
             "attributes": {"shape": kind.shape, "colour": kind.colour, "size": size},
         }
