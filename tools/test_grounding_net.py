@@ -17,6 +17,7 @@ from maskrcnn_benchmark.engine.evaluate_tasks import (
     list_tasks,
     load_model,
 )
+from maskrcnn_benchmark.engine.finetuning import expand_task_files
 from maskrcnn_benchmark.engine.stop_request import EvaluationInterrupted, StopRequest
 from maskrcnn_benchmark.evaluation import task_table
 from maskrcnn_benchmark.utils import comm
@@ -27,7 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = make_parser(__doc__.splitlines()[0])
     parser.add_argument("--weight", metavar="FILE", help="checkpoint to evaluate")
     parser.add_argument(
-        "--task_config", metavar="FILES", help="comma-separated YAML files of test sets"
+        "--task_config",
+        metavar="FILES",
+        help="comma-separated YAML files of test sets; * and ? allowed",
     )
     parser.add_argument("--use_ema", action="store_true", help="evaluate the averaged weights")
     parser.add_argument(
@@ -50,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         if args.weight:
             log_dir = log_dir / "eval" / Path(args.weight).stem
         prepare_output(config, log_dir, args)
-        task_files = [path for path in (args.task_config or "").split(",") if path]
+        task_files = expand_task_files(args.task_config or "", "--task_config")
         tasks = list_tasks(config, task_files, args.opts)
         weights = choose_weights(config, args.weight, args.opts)
         model = load_model(

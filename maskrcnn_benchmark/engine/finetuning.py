@@ -140,11 +140,13 @@ def plan_runs(
     return runs
 
 
-def expand_task_files(pattern: str) -> list[str]:
+def expand_task_files(pattern: str, option: str = "--ft-tasks") -> list[str]:
     """Paths of a comma-separated list whose items may hold ``*`` and ``?``.
 
     Matches of one item are sorted; a file that is named twice counts once.
 
+    Args:
+        option: what the list was given as, for messages.
     Raises:
         FileNotFoundError: an item matches nothing.
     """
@@ -153,14 +155,14 @@ def expand_task_files(pattern: str) -> list[str]:
         matches = [item] if Path(item).is_file() else sorted(glob(item))  # noqa: PTH207 - absolute patterns too
         if not matches:
             raise FileNotFoundError(
-                f"--ft-tasks: no file matches {item} (working folder {Path.cwd()})"
+                f"{option}: no file matches {item} (working folder {Path.cwd()})"
             )
         found += matches
     distinct: dict[Path, str] = {}
     for path in found:
         distinct.setdefault(Path(path).resolve(), path)
     if len(distinct) < len(found):
-        logger.warning("--ft-tasks names %d file(s) twice", len(found) - len(distinct))
+        logger.warning("%s names %d file(s) twice", option, len(found) - len(distinct))
     return list(distinct.values())
 
 

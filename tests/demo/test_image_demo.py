@@ -61,7 +61,7 @@ def test_the_classes_of_coco_are_known():
 
 
 def test_pictures_and_predictions_are_written(tmp_path, capsys):
-    config_file = "configs/shapes/glip_B.yaml"
+    config_file = str(REPOSITORY / "configs/shapes/glip_B.yaml")
     config = defaults.clone()
     config.merge_from_file(config_file)
     torch.save({"model": build_detection_model(config).state_dict()}, tmp_path / "weights.pth")

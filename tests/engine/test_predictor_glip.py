@@ -8,12 +8,13 @@ from maskrcnn_benchmark.config import cfg as defaults
 from maskrcnn_benchmark.engine.predictor_glip import GLIPDemo
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.utils.checkpoint_files import CheckpointError
+from tests.conftest import REPOSITORY
 
 
 @pytest.fixture(scope="module")
 def small_config(tmp_path_factory):
     config = defaults.clone()
-    config.merge_from_file("configs/shapes/glip_B.yaml")
+    config.merge_from_file(str(REPOSITORY / "configs/shapes/glip_B.yaml"))
     config.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.ATSS.INFERENCE_TH", 0.0])
     torch.manual_seed(0)
     weights = tmp_path_factory.mktemp("weights") / "random.pth"

@@ -21,7 +21,7 @@ def _load_tool(name):
 
 
 demo = _load_tool("demo")
-CONFIG = "configs/shapes/glip_B.yaml"
+CONFIG = str(REPOSITORY / "configs/shapes/glip_B.yaml")
 
 
 @pytest.fixture(scope="module")

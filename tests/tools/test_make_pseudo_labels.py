@@ -11,13 +11,14 @@ from maskrcnn_benchmark.config import cfg as defaults
 from maskrcnn_benchmark.engine.pseudo_label_parts import LabelParts
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.utils import comm
+from tests.conftest import REPOSITORY
 from tests.data.containers import write_json_lines
 from tests.engine.test_resume import in_process
 from tests.process_tools import run_world
 from tests.tools.test_demo import _load_tool
 
 tool = _load_tool("make_pseudo_labels")
-CONFIG = "configs/shapes/glip_B.yaml"
+CONFIG = str(REPOSITORY / "configs/shapes/glip_B.yaml")
 
 
 @pytest.fixture(scope="module")
