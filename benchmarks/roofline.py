@@ -14,18 +14,19 @@ in the caches can lie below that part of the floor.
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import sys
 import time
+from collections.abc import Callable
 
 import torch
-from torch import nn
 
 from benchmarks.detector import CONFIG, build_glip, caption_of_length, random_image
 from benchmarks.measuring import machine, print_table
-from benchmarks.stages import CLOCKS, Traffic, measured_stages, operation_counter
+from benchmarks.stages import Traffic, measured_stages, operation_counter
 from maskrcnn_benchmark.modeling.detector import GeneralizedVLRCNN
-from maskrcnn_benchmark.structures.image_list import ImageList
+from maskrcnn_benchmark.modeling.language_backbone.text_features import TextFeatures
 
 MEASURED_TOKENS = (256, 16)
 SIZES = ((400, 608), (800, 1216), (1200, 1824))
@@ -47,7 +48,7 @@ def speed_of_copies(rounds: int = 5) -> float:
     return 2 * 4 * source.numel() / _median_seconds(lambda: target.copy_(source), rounds)
 
 
-def _median_seconds(function, rounds: int) -> float:
+def _median_seconds(function: Callable[[], object], rounds: int) -> float:
     times = []
     for _ in range(rounds + 1):
         start = time.process_time()
@@ -57,7 +58,7 @@ def _median_seconds(function, rounds: int) -> float:
 
 
 @torch.no_grad()
-def measure_parts(model: GeneralizedVLRCNN, size: tuple[int, int]) -> None:
+def measure_parts(model: GeneralizedVLRCNN, counter: Counter, size: tuple[int, int]) -> None:
     """Table of time, operations, bytes and floor of every part."""
     operations, bandwidth = speed_of_matrix_products(), speed_of_copies()
     print(
@@ -66,101 +67,88 @@ def measure_parts(model: GeneralizedVLRCNN, size: tuple[int, int]) -> None:
     )
     for tokens in MEASURED_TOKENS:
         caption, positive_map = caption_of_length(model, tokens)
-        images = random_image(*size)
-        with measured_stages(model, CLOCKS) as timed:
-            model(images, captions=[caption], positive_map=positive_map)
-        counts = count(model, images, caption, positive_map)
+        with measured_stages(model) as timed:
+            model(random_image(*size), captions=[caption], positive_map=positive_map)
+        counts = counter.count(size, tokens)
         rows = []
         for name, clock in timed.items():
-            counted = counts[name]
-            by_operations = counted["operations"] / operations
-            by_bytes = counted["bytes"] / bandwidth
+            volume = counts[name]
+            by_operations = volume["operations"] / operations
+            by_bytes = volume["bytes"] / bandwidth
             floor = max(by_operations, by_bytes)
             rows.append(
                 (
                     name,
                     f"{clock['cpu']:.2f}",
-                    f"{counted['operations'] / 1e9:.1f}",
-                    f"{counted['bytes'] / 1e9:.2f}",
-                    f"{floor:.2f}",
-                    "operations" if by_operations >= by_bytes else "bytes",
+                    f"{volume['operations'] / 1e9:.1f}",
+                    f"{volume['bytes'] / 1e9:.2f}",
+                    f"{by_operations:.2f}",
+                    f"{by_bytes:.2f}",
                     f"{clock['cpu'] / floor:.1f}x" if floor > 0.005 else "",
                 )
             )
-        rows.append(_total(rows))
-        print_table(
-            (f"{tokens} tokens", "CPU s", "GFLOP", "GB", "floor, s", "set by", "of the floor"), rows
-        )
+        heads = f"{tokens} tokens|CPU s|GFLOP|GB|by operations, s|by bytes, s|of the floor"
+        print_table(heads.split("|"), rows)
 
 
-def _total(rows: list[tuple[str, ...]]) -> tuple[str, ...]:
-    sums = [sum(float(row[column]) for row in rows) for column in (1, 2, 3, 4)]
-    seconds, operations, volume, floor = sums
-    return (
-        "**all**",
-        f"{seconds:.2f}",
-        f"{operations:.0f}",
-        f"{volume:.1f}",
-        f"{floor:.2f}",
-        "",
-        f"{seconds / floor:.1f}x",
-    )
+class Counter:
+    """Counts what a forward pass would do, at any size, without doing it.
 
-
-def count(
-    model: GeneralizedVLRCNN, images: ImageList, caption: str, positive_map: dict
-) -> dict[str, dict[str, float]]:
-    """Operations and bytes of every stage of one forward pass."""
-    traffic = Traffic()
-    with operation_counter() as counter, traffic:
-        meters = {"operations": counter.get_total_flops, "bytes": lambda: traffic.bytes}
-        with measured_stages(model, meters) as counts:
-            model(images, captions=[caption] * len(images), positive_map=positive_map)
-    return counts
-
-
-class _OnMeta:
-    """A detector without numbers, for counting at any size."""
+    Args:
+        model: its copy is moved to the "meta" device; only texts are encoded for good.
+    """
 
     def __init__(self, model: GeneralizedVLRCNN) -> None:
-        self.model = model.to("meta")
+        self.model = model
+        self.shadow = copy.deepcopy(model).to("meta")
 
     @torch.no_grad()
-    def operations(self, size: tuple[int, int], tokens: int, chunks: int, batch: int) -> float:
-        """Operations of an evaluation of ``batch`` images with ``chunks`` captions each."""
-        head = self._operations_of(self.model.rpn.head, size, tokens, batch)
-        pixels = torch.empty(batch, 3, *size, device="meta")
-        with operation_counter() as counter:
-            self.model.backbone(pixels)
-        return counter.get_total_flops() + chunks * head
+    def count(
+        self, size: tuple[int, int], tokens: int, batch: int = 1
+    ) -> dict[str, dict[str, float]]:
+        """Operations and bytes of every stage of a forward pass, the post-processing left out."""
+        caption, _ = caption_of_length(self.model, tokens)
+        traffic = Traffic()
+        with operation_counter() as operations, traffic:
+            meters = {"operations": operations.get_total_flops, "bytes": lambda: traffic.bytes}
+            with measured_stages(self.model, meters) as in_text:
+                text = self.model.encode_text([caption])
+            text = TextFeatures(*(x.expand(batch, *x.shape[1:]).to("meta") for x in text[:4]))
+            with measured_stages(self.shadow, meters) as counts:
+                pixels = torch.empty(batch, 3, *size, device="meta")
+                self.shadow.rpn.predict(self.shadow.backbone(pixels), text)
+        counts["text encoder"] = in_text["text encoder"]
+        return counts
 
-    def _operations_of(
-        self, head: nn.Module, size: tuple[int, int], tokens: int, batch: int
+    def operations(
+        self, size: tuple[int, int], tokens: int, chunks: int = 1, batch: int = 1
     ) -> float:
-        ids = torch.ones(batch, tokens, dtype=torch.long, device="meta")
-        text = self.model.encode_tokens({"input_ids": ids, "attention_mask": ids})
-        features = self.model.backbone(torch.empty(batch, 3, *size, device="meta"))
-        with operation_counter() as counter:
-            head(features, text, text.embedded)
-        return counter.get_total_flops()
+        """Operations of evaluating images on several captions, whose encoding is left out."""
+        counts = self.count(size, tokens, batch)
+        once = sum(counts[name]["operations"] for name in ("visual body", "pyramid"))
+        whole = sum(counts[name]["operations"] for name in counts if name != "text encoder")
+        return once + chunks * (whole - once)
 
 
-def count_growth(model: GeneralizedVLRCNN) -> None:
-    """Table of operations by image size, tokens, chunks and batch, text encoder left out."""
-    meta = _OnMeta(model)
-    base = {"size": (800, 1216), "tokens": 128, "chunks": 1, "batch": 1}
+def count_growth(counter: Counter) -> None:
+    """Table of operations by image size, tokens, chunks and batch."""
+    base = {"size": (800, 1216), "tokens": 128}
     rows = []
-    for name, values in (
-        ("size", SIZES),
-        ("tokens", TOKENS),
-        ("chunks", CHUNKS),
-        ("batch", BATCHES),
-    ):
+    varied = {"size": SIZES, "tokens": TOKENS, "chunks": CHUNKS, "batch": BATCHES}
+    for name, values in varied.items():
         for value in values:
-            total = meta.operations(**{**base, name: value}) / 1e9
-            rows.append((name, f"{value}", f"{total:.0f}"))
+            total = counter.operations(**{**base, name: value}) / 1e9
+            shown = " x ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            rows.append((name, shown, f"{total:.0f}"))
     print("GFLOP; what is not varied: 800 x 1216, 128 tokens, 1 chunk, 1 image.\n")
     print_table(("varied", "value", "GFLOP"), rows)
+    for tokens in MEASURED_TOKENS:
+        counts = counter.count((800, 1216), tokens)
+        rows = [
+            (name, f"{one['operations'] / 1e9:.1f}", f"{one['bytes'] / 1e9:.2f}")
+            for name, one in counts.items()
+        ]
+        print_table((f"800 x 1216, {tokens} tokens", "GFLOP", "GB"), rows)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -173,11 +161,12 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     print(f"{machine()}\n")
     model = build_glip(args.config_file)
+    counter = Counter(model)
     if args.only != "growth":
         torch.set_num_threads(1)
-        measure_parts(model, tuple(args.size))
+        measure_parts(model, counter, tuple(args.size))
     if args.only != "parts":
-        count_growth(model)
+        count_growth(counter)
     return 0
 
 

@@ -152,7 +152,7 @@ def test_captions_are_encoded_once_per_run_and_images_once_whatever_the_number_o
     inference(config, model, loader, "squares")
     assert calls.texts == ["red square", "green square", "blue square"]
     assert sum(calls.images) == NUM_IMAGES
-    assert calls.heads == NUM_IMAGES
+    assert calls.heads == 3 * NUM_IMAGES
 
 
 def test_the_result_of_chunks_is_the_union_of_the_chunks(world):
@@ -193,9 +193,19 @@ def test_chunks_in_one_forward_pass_are_found_as_alone(world, images, pairs):
         torch.testing.assert_close(one.get_field("scores"), other.get_field("scores"))
 
 
-def test_less_than_one_chunk_at_a_time_is_refused(world):
-    with pytest.raises(ValueError, match=r"TEST\.CHUNKS_PER_FORWARD must be at least 1, got 0"):
-        run_inference(world, "TEST.CHUNKS_PER_FORWARD", 0)
+def test_chunks_share_as_many_forward_passes_as_configured(world, monkeypatch):
+    options = ("TEST.CHUNKED_EVALUATION", 1, "TEST.CHUNKS_PER_FORWARD", 2)
+    config = read_config(world / "config.yaml", *options)
+    model = sure_model(config)
+    calls = Calls(model, monkeypatch)
+    (loader,) = make_data_loader(config, is_train=False, tokenizer=model.tokenizer)
+    inference(config, model, loader, "squares")
+    assert calls.heads == 2 * NUM_IMAGES
+
+
+def test_a_negative_number_of_chunks_at_a_time_is_refused(world):
+    with pytest.raises(ValueError, match=r"TEST\.CHUNKS_PER_FORWARD must not be negative, got -1"):
+        run_inference(world, "TEST.CHUNKS_PER_FORWARD", -1)
 
 
 def test_a_subset_keeps_its_image_ids(world, tmp_path):

@@ -14,7 +14,8 @@ def test() -> CfgNode:
     # Score columns; -1: as many as there are classes. LVIS 3000, Flickr30k 100.
     node.MDETR_STYLE_AGGREGATE_CLASS_NUM = -1
     node.PRECISION = "float32"  # added here; or "bfloat16", "float16"
-    node.CHUNKS_PER_FORWARD = 4  # added here: pairs of image and caption in the head at a time
+    # Added here: pairs of image and caption in the head at a time; 0: one on a CPU, else eight.
+    node.CHUNKS_PER_FORWARD = 0
     # Added here: mode of torch.compile, e.g. "default", "reduce-overhead" (CUDA graphs); "": off.
     node.COMPILE = ""
 
