@@ -31,7 +31,7 @@ from maskrcnn_benchmark.evaluation.refexp import RefExpEvaluator, load_expressio
 from maskrcnn_benchmark.evaluation.result_files import (
     read_boxes,
     read_expression_boxes,
-    read_json,
+    read_results,
 )
 from maskrcnn_benchmark.evaluation.voc import VocEvaluator
 
@@ -101,7 +101,7 @@ def score_boxes(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 def score_flickr(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Results of Flickr30k Entities, one for each way of treating several boxes of a phrase."""
-    predictions = read_predictions(read_json(options.results))
+    predictions = read_predictions(read_results(options.results))
     split = options.split or split_of(options.gt, {image_id for image_id, _ in predictions})
     print(f"split {split}: {len(predictions)} predicted sentences")
     kinds = ("separate", "merged") if options.gt_type == "both" else (options.gt_type,)

@@ -18,6 +18,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from maskrcnn_benchmark.evaluation.ground_truth import AnnotationError
+from maskrcnn_benchmark.utils.json_files import read_json
 
 SPLITS = ("train", "val", "test")
 # "[/EN#2/animals two dogs]": id 2, types animals, text "two dogs".
@@ -98,12 +99,9 @@ def sentences_of_annotations(path: str | Path, *, merge_boxes: bool = False) -> 
 
     Raises:
         FileNotFoundError: the file is not there.
-        AnnotationError: a phrase has no box.
+        AnnotationError: it is no JSON, or a phrase has no box.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"annotation file {path} does not exist")
-    data = json.loads(path.read_bytes())
+    data = read_json(path, error=AnnotationError)
     boxes_of_spans: dict[int, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
     for row in data["annotations"]:
         x, y, width, height = row["bbox"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from maskrcnn_benchmark.utils.json_files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -89,14 +90,7 @@ def load_ground_truth(path: str | Path) -> GroundTruth:
         FileNotFoundError: if it is not there.
         AnnotationError: if it is no JSON, or as in :func:`read_ground_truth`.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"annotation file {path} does not exist")
-    try:
-        data = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise AnnotationError(f"annotation file {path} is not JSON: {error}") from error
-    return read_ground_truth(data, source=str(path))
+    return read_ground_truth(read_json(path, error=AnnotationError), source=str(path))
 
 
 def read_ground_truth(data: Any, source: str = "annotations") -> GroundTruth:

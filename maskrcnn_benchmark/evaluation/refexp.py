@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from maskrcnn_benchmark.evaluation.detections import Detections, ImageDetections
 from maskrcnn_benchmark.evaluation.files import write_predictions, write_text
 from maskrcnn_benchmark.evaluation.overlap import generalised_iou, iou
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.utils.json_files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -130,14 +130,7 @@ def load_expressions(path: str | Path) -> dict[int, Expression]:
         FileNotFoundError: if it is not there.
         EvaluationError: if it is no such file.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"annotation file {path} does not exist")
-    try:
-        data = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise EvaluationError(f"annotation file {path} is not JSON: {error}") from error
-    return read_expressions(data, str(path))
+    return read_expressions(read_json(path, error=EvaluationError), str(path))
 
 
 def read_expressions(data: Any, source: str) -> dict[int, Expression]:

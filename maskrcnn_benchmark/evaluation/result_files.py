@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,22 +10,17 @@ import numpy as np
 
 from maskrcnn_benchmark.evaluation.base import EvaluationError
 from maskrcnn_benchmark.evaluation.detections import Detections, ImageDetections
+from maskrcnn_benchmark.utils.json_files import read_json
 
 
-def read_json(path: str | Path) -> Any:
+def read_results(path: str | Path) -> Any:
     """Content of a result file.
 
     Raises:
         FileNotFoundError: if it is not there.
         EvaluationError: if it is no JSON.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"result file {path} does not exist")
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise EvaluationError(f"result file {path} is not JSON: {error}") from error
+    return read_json(path, "result file", EvaluationError)
 
 
 def read_boxes(path: str | Path) -> Detections:
@@ -37,7 +31,7 @@ def read_boxes(path: str | Path) -> Detections:
     Raises:
         FileNotFoundError, EvaluationError: missing or malformed, naming the entry.
     """
-    rows = read_json(path)
+    rows = read_results(path)
     if not isinstance(rows, list):
         raise EvaluationError(
             f"{path} holds a {type(rows).__name__}; a list of detections is needed"
@@ -60,7 +54,7 @@ def read_expression_boxes(path: str | Path) -> Detections:
     Raises:
         FileNotFoundError, EvaluationError: missing or malformed, naming the entry.
     """
-    content = read_json(path)
+    content = read_results(path)
     if isinstance(content, Mapping):
         content = [{**entry, "image_id": int(key)} for key, entry in content.items()]
     if not isinstance(content, list):

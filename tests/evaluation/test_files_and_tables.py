@@ -57,7 +57,7 @@ def test_a_missing_or_cut_result_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"result file .*gone\.json does not exist"):
         read_boxes(tmp_path / "gone.json")
     (tmp_path / "cut.json").write_text('[{"image_id": 1')
-    with pytest.raises(EvaluationError, match=r"cut\.json is not JSON"):
+    with pytest.raises(EvaluationError, match=r"cut\.json is not valid JSON"):
         read_boxes(tmp_path / "cut.json")
 
 

@@ -90,7 +90,7 @@ def test_a_missing_file_and_a_file_of_another_kind_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone\.json does not exist"):
         load_ground_truth(tmp_path / "gone.json")
     (tmp_path / "page.json").write_text("<html>")
-    with pytest.raises(AnnotationError, match=r"page\.json is not JSON"):
+    with pytest.raises(AnnotationError, match=r"page\.json is not valid JSON"):
         load_ground_truth(tmp_path / "page.json")
     with pytest.raises(AnnotationError, match="has no list 'images'"):
         read_ground_truth([1, 2])

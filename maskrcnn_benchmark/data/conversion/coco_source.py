@@ -1,6 +1,5 @@
 """COCO JSON (MDETR-style captions included) and folders of pictures, read as records."""
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from maskrcnn_benchmark.data.datasets.annotation_file import load_coco_json
 from maskrcnn_benchmark.data.datasets.record_source import RecordSource
 from maskrcnn_benchmark.data.datasets.tar_index import PICTURE_ENDINGS, picture_size
 from maskrcnn_benchmark.data.image_files import BrokenRecordError
@@ -67,7 +67,7 @@ class CocoSource(FileSource):
     def __init__(self, ann_file: str | Path, folders: Sequence[str | Path]):
         super().__init__(folders)
         self.path = Path(ann_file)
-        content = _load(self.path)
+        content = load_coco_json(self.path)
         self.images = [image for image in content["images"] if isinstance(image, dict)]
         self.categories = [c for c in content.get("categories", []) if isinstance(c, dict)]
         self.has_captions = any("caption" in image for image in self.images)
@@ -235,15 +235,3 @@ def _corners(annotation: dict[str, Any], where: str) -> list[float]:
         )
     x, y, width, height = box
     return [x, y, round(x + width - 1, 4), round(y + height - 1, 4)]
-
-
-def _load(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"Annotation file {path} does not exist")
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
-        raise ValueError(f"{path} is not a COCO-style file: it has no list 'images'")
-    return content

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from maskrcnn_benchmark.data.datasets.serialized_list import SerializedList
+from maskrcnn_benchmark.utils.json_files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class AnnotationFile:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        content = _load_json(self.path)
+        content = load_coco_json(self.path)
         images = sorted(content["images"], key=lambda image: self._image_id(image))
         self.image_ids = np.array([image["id"] for image in images], dtype=np.int64)
         self._check_unique(self.image_ids, "image id")
@@ -215,14 +216,14 @@ class AnnotationFile:
             )
 
 
-def _load_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"Annotation file {path} does not exist")
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict) or "images" not in content:
+def load_coco_json(path: Path) -> dict[str, Any]:
+    """Content of a COCO-style file.
+
+    Raises:
+        FileNotFoundError, ValueError: missing or malformed, naming the file.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise ValueError(f"{path} is not a COCO-style file: it has no list 'images'")
     return content
 
