@@ -147,6 +147,8 @@ def test_task_patterns_are_expanded_in_order_and_once(tmp_path):
     assert [path.rpartition("/")[2] for path in found] == ["c.yaml", "a.yaml", "b.yaml"]
     with pytest.raises(FileNotFoundError, match="nothing"):
         expand_task_files(f"{tmp_path}/nothing*.yaml")
+    with pytest.raises(FileNotFoundError, match="--task_config: no file"):
+        expand_task_files("nothing*.yaml", "--task_config")
 
 
 def test_seeds_are_a_list_of_different_whole_numbers():
