@@ -132,13 +132,13 @@ def draw_training_pictures(
     dataset = trainer.loader.dataset
     normalize = build_normalize(config)
     paths = []
+    labels: dict[str, int] = {}  # a phrase has one colour in all pictures
     for number in range(min(count, len(dataset))):
         image, target, _ = dataset[number]
         picture = pixels_to_picture(image, normalize)
         phrases = phrases_of_boxes(target, trainer.model.tokenizer)
         picture, boxes = enlarge_small(picture, target.convert("xyxy").bbox.tolist())
-        labels = {phrase: place for place, phrase in enumerate(sorted(set(phrases)), start=1)}
-        colours = [label_colour(labels[phrase]) for phrase in phrases]
+        colours = [label_colour(labels.setdefault(name, len(labels) + 1)) for name in phrases]
         paths.append(folder / f"training_{number}.jpg")
         draw_detections(picture, boxes, phrases, colours).save(paths[-1], quality=90)
     return paths
