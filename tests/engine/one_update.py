@@ -68,6 +68,8 @@ def without_dropout(trainer: Trainer) -> Trainer:
             module.p = 0.0
         elif isinstance(getattr(module, "dropout", None), float):
             module.dropout = 0.0
+        elif hasattr(module, "dropout_prob"):  # attention of transformers before version 5
+            module.dropout_prob = 0.0
     return trainer
 
 
