@@ -84,6 +84,7 @@ def configure(args: argparse.Namespace, mode: str) -> CfgNode:
     settings |= {"SOLVER.BASE_LR": 1e-5, "SOLVER.LANG_LR": 1e-5}
     for key, value in settings.items():
         config.merge_from_list([key, value])
+    config.merge_from_list(args.opts)
     return with_tuning_mode(config)
 
 
@@ -177,6 +178,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3, help="epochs that count, after the first")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
     print(f"{machine()}\n")

@@ -88,6 +88,7 @@ PARTS = {
         "evaluation", ("--chunks", "1", "6", "--rounds", "1", "--plain-chunks", "2", *SMALL_IMAGE)
     ),
     "training": Part("training", ("--quick", "--only", "compare"), _read_training),
+    "finetuning": Part("finetuning", ("--sizes", "224", "--rounds", "1")),
     "data": Part("data", ("--records", "20000", "--rounds", "2"), _read_data),
     "scoring": Part("scoring", ("--small",), _read_scoring),
     "roofline": Part("roofline", SMALL_IMAGE, None),
