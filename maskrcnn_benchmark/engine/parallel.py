@@ -33,10 +33,16 @@ def sharded(cfg: CfgNode) -> bool:
     """True if SOLVER.PARALLEL asks to share the parameters out, and there is more than one process.
 
     Raises:
-        ConfigError: it is none of ``KINDS``.
+        ConfigError: it is none of ``KINDS``, or batch normalisation trains, whose statistics only
+            DistributedDataParallel keeps equal.
     """
     if cfg.SOLVER.PARALLEL not in KINDS:
         raise ConfigError(f"SOLVER.PARALLEL is {cfg.SOLVER.PARALLEL!r}, not one of {list(KINDS)}")
+    if cfg.SOLVER.PARALLEL == "fsdp" and cfg.MODEL.BACKBONE.USE_BN:
+        raise ConfigError(
+            "SOLVER.PARALLEL fsdp does not share the running statistics of batch normalisation: "
+            "set MODEL.BACKBONE.USE_BN False, or SOLVER.PARALLEL ddp"
+        )
     return cfg.SOLVER.PARALLEL == "fsdp" and comm.get_world_size() > 1
 
 
