@@ -112,8 +112,8 @@ def operation_counter() -> FlopCounterMode:
     return FlopCounterMode(
         display=False,
         custom_mapping={
-            ours.folded_bi_attention.default: _folded_attention_flops,
-            ours.deform_conv.default: _deform_conv_flops,
+            ours.folded_bi_attention: _folded_attention_flops,
+            ours.deform_conv: _deform_conv_flops,
         },
     )
 
