@@ -45,6 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--pool", type=int, default=defaults.pool, help="close-ups drawn at first")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--ask", type=int, default=480, help="objects asked about at the end, a multiple of 12"
+    )
     args = parser.parse_args(arguments)
 
     def work(config: CfgNode) -> int:
@@ -74,7 +77,8 @@ def main(arguments: list[str] | None = None) -> int:
         )
         stage.run(CheckpointFolder(folder, keep_last=2))
         for held_out, name in ((False, "combinations of training"), (True, "unseen combinations")):
-            logger.info("right of 480 objects, %s: %s", name, stage.accuracy(held_out=held_out))
+            results = stage.accuracy(held_out=held_out, number=args.ask)
+            logger.info("right of %d objects, %s: %s", args.ask, name, results)
         write_safetensors(
             output_path(folder), learned_weights(stage.model), {"iterations": str(plan.iterations)}
         )
