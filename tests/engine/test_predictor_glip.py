@@ -116,7 +116,9 @@ def test_what_is_no_picture_is_refused(predictor, image):
 
 def test_a_checkpoint_of_another_model_is_refused(small_config, tmp_path):
     other = tmp_path / "other.pth"
-    torch.save({"model": {"backbone.body.stem.conv1.weight": torch.zeros(32, 3, 7, 7)}}, other)
+    torch.save(
+        {"model": {"backbone.body.patch_embed.proj.weight": torch.zeros(96, 3, 4, 4)}}, other
+    )
     config = small_config.clone()
     config.MODEL.WEIGHT = str(other)
     with pytest.raises(CheckpointError, match="another model"):
