@@ -7,6 +7,7 @@ import torch
 
 from benchmarks.detector import caption_of_length, difference, make_selective, plain_way
 from benchmarks.measuring import Comparison, measure_in_turn
+from benchmarks.roofline import Counter
 from benchmarks.run_all import table
 from benchmarks.stages import (
     ELSEWHERE,
@@ -112,6 +113,21 @@ def test_stages_add_up_to_the_whole(model):
     assert min(operations[FUSION], operations[VISION_LAYERS]) > 0
     assert operations[ELSEWHERE] < 0.2 * counter.get_total_flops()
     assert all(sums["bytes"] > 0 for sums in stages.values())
+
+
+@torch.no_grad()
+def test_counting_without_computing_counts_the_same(model):
+    caption, positive_map = caption_of_length(model, 16)
+    pixels = images().tensors[:1]
+    with operation_counter() as counter:
+        model(pixels, captions=[caption], positive_map=positive_map)
+
+    counted = Counter(model).count(tuple(pixels.shape[-2:]), 16)
+
+    in_stages = sum(sums["operations"] for sums in counted.values())
+    assert in_stages == pytest.approx(counter.get_total_flops(), rel=0.01)
+    whole = Counter(model).operations((64, 96), 16, chunks=3)
+    assert whole < 3 * in_stages
 
 
 def test_peak_memory_is_what_a_call_holds_beyond_the_start():

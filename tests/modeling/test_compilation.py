@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn_benchmark.config import cfg as default_config
+from maskrcnn_benchmark.modeling import compilation
 from maskrcnn_benchmark.modeling.backbone import build_backbone
 from maskrcnn_benchmark.modeling.compilation import compile_for_evaluation, compile_parts
 from maskrcnn_benchmark.modeling.detector import build_detection_model
@@ -131,6 +132,21 @@ def test_a_detector_fused_in_the_backbone_has_no_graph_break():
     compile_parts(model, backend="eager", fullgraph=True)
     for a, b in zip(detect(), expected, strict=True):
         torch.testing.assert_close(a.bbox, b.bbox)
+
+
+@pytest.mark.parametrize(
+    ("mode", "of_encoders"), [("default", "default"), ("reduce-overhead", "default")]
+)
+def test_cuda_graphs_are_for_the_head_alone(monkeypatch, mode, of_encoders):
+    modes = {}
+
+    def note(model: nn.Module, parts: tuple[str, ...], mode: str) -> None:
+        modes.update(dict.fromkeys(parts, mode))
+
+    monkeypatch.setattr(compilation, "compile_parts", note)
+    compile_for_evaluation(nn.Module(), mode)
+
+    assert modes == {"backbone": of_encoders, "language_backbone": of_encoders, "head": mode}
 
 
 def test_unknown_parts_and_modes_are_refused():
