@@ -24,7 +24,7 @@ $(VENV)/.installed: requirements.txt requirements-dev.txt pyproject.toml setup.p
 
 demo: venv
 	$(BIN)/python tools/demo.py demo/shapes.jpg --texts "$$(cat demo/shapes.txt)" \
-		--threshold 0.35 --output OUTPUT/demo
+		--threshold 0.4 --output OUTPUT/demo
 
 test: venv
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile

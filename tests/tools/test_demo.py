@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.ops import box_iou
 
 from maskrcnn_benchmark.config import cfg as defaults
 from maskrcnn_benchmark.modeling.detector import build_detection_model
@@ -61,6 +62,38 @@ def test_a_folder_gives_a_picture_and_a_json_for_each(folder, tmp_path, weights,
     assert len(content["bboxes"]) == len(content["scores"]) == len(content["labels"]) > 0
     assert set(content["labels"]) <= {0, 1}
     assert str(output / "b.png") in capsys.readouterr().out
+
+
+# What `tools/make_shapes.py --picture demo/shapes.jpg --seed 4` says it drew: x, y, width, height.
+DRAWN = {
+    "striped blue heart": [(17, 11, 27, 24), (3, 126, 57, 51)],
+    "striped orange cross": [(126, 30, 55, 55), (134, 121, 48, 48)],
+    "striped orange triangle": [(34, 56, 21, 20)],
+    "plain white heart": [(66, 89, 47, 42)],
+}
+
+
+def test_bundled_weights_find_what_the_demo_asks_for_and_nothing_else(tmp_path):
+    picture = REPOSITORY / "demo/shapes.jpg"
+    words = (REPOSITORY / "demo/shapes.txt").read_text()
+    options = ["--texts", words, "--threshold", "0.4", "--output", str(tmp_path)]
+    assert demo.main([str(picture), *options]) == 0
+    content = json.loads((tmp_path / "shapes.json").read_text())
+    found = {
+        tuple(box): name
+        for box, name, score in zip(content["bboxes"], content["label_names"], content["scores"])
+        if score >= 0.4
+    }
+    truth = {
+        (x, y, x + width, y + height): name
+        for name, boxes in DRAWN.items()
+        for x, y, width, height in boxes
+    }
+    overlaps = box_iou(torch.tensor(list(truth)).float(), torch.tensor(list(found)).float())
+    best = overlaps.max(dim=1)
+    assert len(found) == len(truth)
+    assert best.values.min() > 0.6
+    assert [list(found.values())[i] for i in best.indices.tolist()] == list(truth.values())
 
 
 def test_a_plain_sentence_is_understood(folder, tmp_path, weights):
