@@ -94,6 +94,15 @@ def test_a_kill_in_the_middle_of_writing_costs_nothing_but_time(
     assert not list(tmp_path.glob(".*.tmp"))
 
 
+@pytest.fixture
+def attached_to_a_terminal():
+    """Tests started by nohup hand on that SIGHUP is ignored; what is tested here must not inherit it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("attached_to_a_terminal")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("iteration", [2, 10])
 def test_a_polite_signal_saves_and_exits_with_status_0(tmp_path, undisturbed, number, iteration):

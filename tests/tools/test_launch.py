@@ -3,6 +3,7 @@
 import os
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,7 @@ def test_two_hosts_train_together_and_every_process_has_its_log(tmp_path):
     done = run_script(
         "two_hosts.sh",
         *("--config-file", str(config), "SOLVER.MAX_ITER", "2"),
+        PYTHON=sys.executable,
         PORT=str(free_port()),
         LOGS=str(tmp_path / "logs"),
     )
@@ -61,6 +63,7 @@ def test_a_process_that_dies_on_one_host_restarts_both_and_the_run_ends_with_the
     done = run_script(
         "two_hosts.sh",
         *(str(tmp_path / "elastic"), "10"),
+        PYTHON=sys.executable,
         PROGRAM=elastic_program.__file__,
         PORT=str(free_port()),
         LOGS=str(tmp_path / "logs"),
