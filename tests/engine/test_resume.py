@@ -94,19 +94,17 @@ def test_a_kill_in_the_middle_of_writing_costs_nothing_but_time(
     assert not list(tmp_path.glob(".*.tmp"))
 
 
-@pytest.fixture
-def attached_to_a_terminal():
-    """Tests started by nohup hand on that SIGHUP is ignored; what is tested here must not inherit it."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
+def run_attached(*arguments):
+    """Run with SIGHUP as a terminal leaves it; tests started by nohup hand on that it is ignored."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    run(*arguments)
 
 
-@pytest.mark.usefixtures("attached_to_a_terminal")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("iteration", [2, 10])
 def test_a_polite_signal_saves_and_exits_with_status_0(tmp_path, undisturbed, number, iteration):
-    assert in_process(run, tmp_path, TinyOptions(), (KillAt(iteration, number),)) == 0
+    options = TinyOptions()
+    assert in_process(run_attached, tmp_path, options, (KillAt(iteration, number),)) == 0
     assert read_checkpoint(tmp_path / f"model_{iteration:07d}.pth")["iteration"] == iteration
     assert not (tmp_path / "model_final.pth").exists()
     assert in_process(run, tmp_path, TinyOptions()) == 0
