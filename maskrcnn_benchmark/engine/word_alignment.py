@@ -255,11 +255,15 @@ class WordAlignment:
         slots = logits.shape[-1]
         positive = torch.empty(len(captions), slots, dtype=torch.bool)
         word = torch.empty(len(captions), slots, dtype=torch.bool)
-        for index, (caption, true_spans) in enumerate(zip(captions, spans)):
+        read = {}
+        for caption in dict.fromkeys(captions):  # a group shares one
             encoding = self.model.tokenizer(caption)
-            names = [(match, match + len(n)) for match, n in _names_in(caption)]
+            names = [(begin, begin + len(name)) for begin, name in _names_in(caption)]
+            read[caption] = encoding, _tokens_of(encoding, names, slots)
+        for index, (caption, true_spans) in enumerate(zip(captions, spans)):
+            encoding, words = read[caption]
             positive[index] = _tokens_of(encoding, true_spans, slots)
-            word[index] = _tokens_of(encoding, names, slots)
+            word[index] = words
         return logits, positive, word
 
     @torch.no_grad()
