@@ -50,7 +50,14 @@ DRILL_SHARE = 0.3
 DRILLS = {"shape": 0.4, "colour": 0.15, "texture": 0.3, "size": 0.15}
 # Objects of the shapes world belong to the three finest levels of the pyramid.
 LEVELS = 3
-_LEARNED = ("backbone.", "language_backbone.", "rpn.head.dot_product_projection_text.")
+# A model that fuses in the backbone holds both encoders in one module.
+_LEARNED = (
+    "backbone.",
+    "language_backbone.",
+    "fusion_backbone.",
+    "rpn.head.dot_product_projection_text.",
+)
+_TEXT = ("language_backbone.", "fusion_backbone.language_backbone.")
 
 
 @dataclass(frozen=True)
@@ -155,8 +162,8 @@ class WordAlignment:
         rng = np.random.default_rng([plan.seed, 0])
         self.pool = draw_crops(rng, all_kinds(held_out=False), plan.pool)
         learned = {n: p for n, p in model.named_parameters() if n.startswith(_LEARNED)}
-        text = [p for n, p in learned.items() if n.startswith("language_backbone.")]
-        image = [p for n, p in learned.items() if not n.startswith("language_backbone.")]
+        text = [p for n, p in learned.items() if n.startswith(_TEXT)]
+        image = [p for n, p in learned.items() if not n.startswith(_TEXT)]
         self.parameters = [*image, *text]
         self.optimizer = torch.optim.AdamW(
             [

@@ -24,13 +24,12 @@ from maskrcnn_benchmark.utils.checkpoint import CheckpointFolder
 from tests.engine.small_world import REPOSITORY
 
 
-def small_stage(iterations: int) -> WordAlignment:
+def small_stage(iterations: int, model: str = "glip_B", encoder: str = "text_encoder"):
     config = cfg.clone()
-    config.merge_from_file(REPOSITORY / "configs/shapes/glip_B.yaml")
-    encoder = str(REPOSITORY / "configs/shapes/text_encoder")
+    config.merge_from_file(REPOSITORY / f"configs/shapes/{model}.yaml")
     settings = {
-        "MODEL.LANGUAGE_BACKBONE.MODEL_TYPE": encoder,
-        "MODEL.LANGUAGE_BACKBONE.TOKENIZER_TYPE": encoder,
+        "MODEL.LANGUAGE_BACKBONE.MODEL_TYPE": str(REPOSITORY / "configs/shapes" / encoder),
+        "MODEL.LANGUAGE_BACKBONE.TOKENIZER_TYPE": str(REPOSITORY / "configs/shapes/text_encoder"),
         "MODEL.WEIGHT": "",
     }
     config.merge_from_list([part for setting in settings.items() for part in setting])
@@ -125,3 +124,16 @@ def test_accuracy_is_a_percentage_for_every_question():
 def test_a_plan_that_cannot_run_is_refused(settings):
     with pytest.raises(ValueError, match=r"multiple of 12|needs an iteration"):
         AlignmentPlan(**settings)
+
+
+def test_encoders_that_are_fused_learn_too():
+    stage = small_stage(2, "fiber", "fused_text_encoder")
+    before = {name: value.clone() for name, value in learned_weights(stage.model).items()}
+    image, text = (group["params"] for group in stage.optimizer.param_groups)
+    encoders = stage.model.fusion_backbone
+    assert {id(p) for p in encoders.language_backbone.parameters()} == {id(p) for p in text}
+    assert {id(p) for p in encoders.backbone.parameters()} < {id(p) for p in image}
+    stage.step(1)
+    moved = [n for n, value in learned_weights(stage.model).items() if not value.equal(before[n])]
+    for part in ("backbone.", "language_backbone."):
+        assert any(name.startswith(f"fusion_backbone.{part}") for name in moved)
