@@ -11,6 +11,7 @@ import numpy as np
 
 from maskrcnn_benchmark.data.shapes import (
     SplitPlan,
+    Wording,
     all_kinds,
     read_with_one_attribute,
     write_split,
@@ -19,8 +20,11 @@ from maskrcnn_benchmark.data.shapes.captions import relational_scene
 from maskrcnn_benchmark.data.shapes.render import draw_scene
 
 
-def plans(scale: float, seed: int) -> list[SplitPlan]:
+def plans(
+    scale: float, seed: int, say: dict[str, str] | None = None, only_said: bool = False
+) -> list[SplitPlan]:
     """All splits; ``scale`` multiplies the number of pictures (at least eight each)."""
+    words = {"say": say or {}, "only_said": only_said}
 
     def images(number: int) -> int:
         return max(8, round(number * scale))
@@ -28,7 +32,7 @@ def plans(scale: float, seed: int) -> list[SplitPlan]:
     def split(
         name: str, number: int, kind: str, held_out: bool = False, **more: float
     ) -> SplitPlan:
-        return SplitPlan(name, images(number), held_out, kind, seed=seed, **more)
+        return SplitPlan(name, images(number), held_out, kind, seed=seed, **words, **more)
 
     return [
         split("detection_train", 24000, "detection"),
@@ -54,6 +58,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", help="names of splits; all when absent")
     parser.add_argument(
+        "--say",
+        nargs="+",
+        metavar="OLD=NEW",
+        default=[],
+        help="other words in names, captions and expressions: red=scarlet; pictures stay the same",
+    )
+    parser.add_argument(
+        "--only-said",
+        action="store_true",
+        help="annotate and ask for what has a word of --say in its name or phrase alone",
+    )
+    parser.add_argument(
         "--workers", type=int, default=None, help="processes; one per core when absent"
     )
     parser.add_argument("--force", action="store_true", help="write splits again that are complete")
@@ -62,10 +78,16 @@ def main() -> None:
     )
     args = parser.parse_args()
 
+    try:
+        wording = Wording.parse(args.say)
+    except ValueError as error:
+        parser.error(f"--say: {error}")
+    if args.only_said and not args.say:
+        parser.error("--only-said needs the words of --say")
     if args.picture:
-        _write_picture(args.picture, args.seed)
+        _write_picture(args.picture, args.seed, wording)
         return
-    chosen = plans(args.scale, args.seed)
+    chosen = plans(args.scale, args.seed, dict(wording.said), args.only_said)
     unknown = set(args.only or ()) - {plan.name for plan in chosen}
     if unknown:
         parser.error(f"unknown split {sorted(unknown)}; there are {[p.name for p in chosen]}")
@@ -84,18 +106,19 @@ def main() -> None:
             _write_readers(path)
 
 
-def _write_picture(path: Path, seed: int) -> None:
+def _write_picture(path: Path, seed: int, wording: Wording) -> None:
     """A scene of kinds that are never trained on, with a relation that decides."""
     rng = np.random.default_rng(seed)
     found = None
     while found is None:
-        found = relational_scene(rng, all_kinds(held_out=True), num_others=3)
+        found = relational_scene(rng, all_kinds(held_out=True), 3, wording)
     picture, boxes = draw_scene(rng, found.scene)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path, quality=94)
     print(f"{path}: {found.caption.text!r} or {found.expression!r}")
     for item, box in zip(found.scene, boxes, strict=True):
-        print(f"  {item.size} {item.kind.name} at x, y, width, height {box}")
+        name = f"{wording.word(item.size)} {wording.kind(item.kind).name}"
+        print(f"  {name} at x, y, width, height {box}")
 
 
 def _is_complete(plan: SplitPlan, path: Path) -> bool:
@@ -103,7 +126,7 @@ def _is_complete(plan: SplitPlan, path: Path) -> bool:
     if not path.is_file():
         return False
     written = json.loads(path.read_text())["info"]["plan"]
-    return written == vars(plan)
+    return written == plan.facts()
 
 
 def _write_readers(annotation_file: Path) -> None:

@@ -2,4 +2,5 @@
 
 from .attributes import COLOURS, SHAPES, TEXTURES, ObjectKind, all_kinds, is_held_out
 from .readers import read_with_one_attribute
+from .wording import Wording
 from .writer import SplitPlan, write_split

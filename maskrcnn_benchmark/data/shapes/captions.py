@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .attributes import PLURALS, SIZES, ObjectKind
+from .attributes import SIZES, ObjectKind
 from .scene import RELATIONS, PlacedObject, opposite, place, random_scene, stands
-
-_NUMBERS = {2: "two", 3: "three", 4: "four"}
+from .wording import NUMBERS, OWN_WORDS, Wording
 
 
 @dataclass
@@ -48,16 +47,17 @@ class Description:
             and self.size in (None, item.size)
         )
 
-    def words(self, number: int, article: str = "a") -> str:
+    def words(self, number: int, article: str = "a", wording: Wording = OWN_WORDS) -> str:
         """Phrase for ``number`` objects, for example ``two small striped red stars``."""
         texture = None if self.texture == "plain" else self.texture
-        adjectives = [w for w in (self.size, texture, self.colour) if w]
+        adjectives = [wording.word(w) for w in (self.size, texture, self.colour) if w]
         if number > 1:
-            return " ".join([_NUMBERS[number], *adjectives, PLURALS[self.shape]])
-        first = (*adjectives, self.shape)[0]
-        if article == "a" and first[0] in "aeio":
+            return " ".join([NUMBERS[number], *adjectives, wording.plural(self.shape)])
+        noun = wording.word(self.shape)
+        first = (*adjectives, noun)[0]
+        if article == "a" and first[0] in "aeiou":
             article = "an"
-        return " ".join([article, *adjectives, self.shape])
+        return " ".join([article, *adjectives, noun])
 
 
 def describe(rng: np.random.Generator, item: PlacedObject) -> Description:
@@ -74,7 +74,9 @@ def describe(rng: np.random.Generator, item: PlacedObject) -> Description:
     )
 
 
-def caption_of_scene(rng: np.random.Generator, scene: Sequence[PlacedObject]) -> Caption:
+def caption_of_scene(
+    rng: np.random.Generator, scene: Sequence[PlacedObject], wording: Wording = OWN_WORDS
+) -> Caption:
     """List some of the objects: "a small blue ring, two green crosses and a striped red star".
 
     A phrase names every object that it describes; nothing is named twice.
@@ -87,10 +89,10 @@ def caption_of_scene(rng: np.random.Generator, scene: Sequence[PlacedObject]) ->
             continue
         description = describe(rng, scene[index])
         members = [i for i, other in enumerate(scene) if description.matches(other)]
-        if len(members) > max(_NUMBERS) or named.intersection(members):
+        if len(members) > max(NUMBERS) or named.intersection(members):
             continue
         named.update(members)
-        groups.append((description.words(len(members)), members))
+        groups.append((description.words(len(members), wording=wording), members))
     for position, (words, members) in enumerate(groups):
         if position and position == len(groups) - 1:
             caption.add("and")
@@ -111,7 +113,10 @@ class RelationalScene:
 
 
 def relational_scene(
-    rng: np.random.Generator, kinds: Sequence[ObjectKind], num_others: int
+    rng: np.random.Generator,
+    kinds: Sequence[ObjectKind],
+    num_others: int,
+    wording: Wording = OWN_WORDS,
 ) -> RelationalScene | None:
     """A sentence that only the relation decides: "a blue ring left of a green cross".
 
@@ -157,11 +162,11 @@ def relational_scene(
     if sum(description.matches(o) and stands(o, relation, anchor) for o in scene) != 1:
         return None
     caption = Caption()
-    caption.add(description.words(1), [target_index])
+    caption.add(description.words(1, wording=wording), [target_index])
     caption.add(relation)
-    caption.add(anchor_description.words(1), [anchor_index])
+    caption.add(anchor_description.words(1, wording=wording), [anchor_index])
     expression = (
-        f"{description.words(1, article='the')} {relation} "
-        f"{anchor_description.words(1, article='the')}"
+        f"{description.words(1, 'the', wording)} {relation} "
+        f"{anchor_description.words(1, 'the', wording)}"
     )
     return RelationalScene(scene, caption, target_index, expression)
