@@ -16,6 +16,7 @@ from maskrcnn_benchmark.data.shapes.crops import (
 from maskrcnn_benchmark.engine.word_alignment import (
     AlignmentPlan,
     WordAlignment,
+    alignment_logits,
     alignment_loss,
     learned_weights,
 )
@@ -137,3 +138,18 @@ def test_encoders_that_are_fused_learn_too():
     moved = [n for n, value in learned_weights(stage.model).items() if not value.equal(before[n])]
     for part in ("backbone.", "language_backbone."):
         assert any(name.startswith(f"fusion_backbone.{part}") for name in moved)
+
+
+@pytest.mark.parametrize("model", [("glip_B", "text_encoder"), ("fiber", "fused_text_encoder")])
+def test_objects_that_share_a_caption_get_the_logits_that_they_get_alone(model):
+    stage = small_stage(1, *model)
+    stage.model.eval()
+    images = torch.randn(4, 3, 64, 64)
+    boxes = torch.tensor([[10.0, 10, 40, 40]]).expand(4, 4)
+    captions = ["red. blue star.", "small ring.", "red. blue star.", "small ring."]
+    with torch.no_grad():
+        together = alignment_logits(stage.model, images, boxes, captions)
+        for index, caption in enumerate(captions):
+            one = slice(index, index + 1)
+            alone = alignment_logits(stage.model, images[one], boxes[one], [caption])
+            torch.testing.assert_close(together[one], alone, rtol=1e-4, atol=1e-4)
