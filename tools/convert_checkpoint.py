@@ -14,11 +14,8 @@ from pathlib import Path
 
 import torch
 
-from maskrcnn_benchmark.utils.checkpoint_files import (
-    CheckpointError,
-    read_checkpoint,
-    write_safetensors,
-)
+from maskrcnn_benchmark.errors import DataError, UserError
+from maskrcnn_benchmark.utils.checkpoint_files import read_checkpoint, write_safetensors
 from maskrcnn_benchmark.utils.model_serialization import RECOMPUTED, find_weights
 
 
@@ -51,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
             kept = {name: _halved(value) for name, value in kept.items()}
         args.target.parent.mkdir(parents=True, exist_ok=True)
         write_safetensors(args.target, kept, _facts(contents))
-    except (CheckpointError, FileNotFoundError, ValueError) as error:
+    except (UserError, FileNotFoundError) as error:
         print(f"error: {args.source}: {error}", file=sys.stderr)
         return 1
     numbers = sum(value.numel() for value in kept.values())
@@ -66,7 +63,7 @@ def _halved(value: torch.Tensor) -> torch.Tensor:
         return value
     half = value.half()
     if not half.isfinite().all() and value.isfinite().all():
-        raise ValueError(f"a weight of size {value.abs().max():.3g} does not fit into 16 bits")
+        raise DataError(f"a weight of size {value.abs().max():.3g} does not fit into 16 bits")
     return half
 
 

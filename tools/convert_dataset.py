@@ -22,8 +22,8 @@ from pathlib import Path
 from maskrcnn_benchmark.config.file_search import find_files
 from maskrcnn_benchmark.data.conversion import build_indices, check_set, convert_set, open_set
 from maskrcnn_benchmark.data.conversion.convert import TARGETS
-from maskrcnn_benchmark.data.writers import DatasetWriteError
 from maskrcnn_benchmark.data.writers.output_file import write_json
+from maskrcnn_benchmark.engine.command_line import explain_errors
 from maskrcnn_benchmark.utils.progress import ProgressLine
 
 
@@ -70,14 +70,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+@explain_errors
 def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    try:
-        return {"convert": convert, "check": check, "index": index}[args.command](args)
-    except (FileNotFoundError, ValueError, DatasetWriteError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return {"convert": convert, "check": check, "index": index}[args.command](args)
 
 
 def convert(args: argparse.Namespace) -> int:

@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 
 from maskrcnn_benchmark.config import cfg
+from maskrcnn_benchmark.engine.command_line import explain_errors
 from maskrcnn_benchmark.engine.picture_demo import annotate_pictures, list_pictures
 from maskrcnn_benchmark.engine.predictor_glip import GLIPDemo
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.grounding import split_names
-from maskrcnn_benchmark.utils.checkpoint_files import CheckpointError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BUNDLED_CONFIG = REPOSITORY / "configs/shapes/glip_C.yaml"
@@ -58,16 +59,9 @@ def _split_overrides(
     return args, opts
 
 
+@explain_errors
 def main(arguments: list[str] | None = None) -> int:
     args = parse_arguments(arguments)
-    try:
-        return run(args)
-    except (OSError, ValueError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-
-
-def run(args: argparse.Namespace) -> int:
     pictures = list_pictures(args.input)
     caption = args.text if args.text is not None else split_names(args.texts)
     predictor = GLIPDemo(build_config(args), min_image_size=args.min_image_size)
@@ -103,7 +97,7 @@ def build_config(args: argparse.Namespace):
         print("no GPU is available: running on the CPU")
         config.MODEL.DEVICE = "cpu"
     if not config.MODEL.WEIGHT:
-        raise ValueError("no weights: name a checkpoint with --weight")
+        raise ConfigError("no weights: name a checkpoint with --weight")
     return config
 
 

@@ -20,13 +20,13 @@ from pathlib import Path
 
 from maskrcnn_benchmark.config import CfgNode
 from maskrcnn_benchmark.data.conversion import OpenedSet, open_set
-from maskrcnn_benchmark.data.writers import DatasetWriteError
 from maskrcnn_benchmark.engine.command_line import make_parser, run_tool
 from maskrcnn_benchmark.engine.evaluate_tasks import WeightChoice, choose_weights, load_model
 from maskrcnn_benchmark.engine.pseudo_label_parts import LabelParts, join_parts, label_parts
 from maskrcnn_benchmark.engine.pseudo_label_pictures import LabelPictures
 from maskrcnn_benchmark.engine.pseudo_labels import Label, LabelRules, PseudoLabeller
 from maskrcnn_benchmark.engine.stop_request import StopRequest
+from maskrcnn_benchmark.errors import ConfigError, DataError
 from maskrcnn_benchmark.evaluation import file_identity
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.logger import setup_logger
@@ -70,14 +70,7 @@ def make_arguments() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     args = make_arguments().parse_args(arguments)
 
-    def work(config: CfgNode) -> int:
-        try:
-            return label(config, args)
-        except (ValueError, DatasetWriteError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-
-    return run_tool(args, work)
+    return run_tool(args, lambda config: label(config, args))
 
 
 def label(config: CfgNode, args: argparse.Namespace) -> int:
@@ -174,12 +167,12 @@ def join(args: argparse.Namespace, opened: OpenedSet, parts: LabelParts) -> int:
     """Write the set and the counts."""
     missing = parts.missing()
     if missing:
-        raise ValueError(f"{len(missing)} of {len(parts)} parts are missing (first: {missing[0]})")
+        raise DataError(f"{len(missing)} of {len(parts)} parts are missing (first: {missing[0]})")
     counts = parts.counts()
     for what, count in sorted(counts.items()):
         print(f"{what}: {count}")
     if not counts["labelled"]:
-        raise ValueError("not one pair has enough boxes: lower DATASETS.CAPTION_CONF")
+        raise DataError("not one pair has enough boxes: lower DATASETS.CAPTION_CONF")
     for target in args.to or [SAME.get(opened.kind, "json-lines")]:
         joined = join_parts(
             opened, parts, target, args.output, args.name, image_folder(args, opened)
@@ -201,11 +194,11 @@ def read_shard(text: str) -> tuple[int, int]:
     """ "K/N" as numbers.
 
     Raises:
-        ValueError: it is none, or K lies outside 0 to N - 1.
+        ConfigError: it is none, or K lies outside 0 to N - 1.
     """
     number, _, shards = text.partition("/")
     if not (number.isdigit() and shards.isdigit() and int(number) < int(shards)):
-        raise ValueError(f"--shard must be K/N with K from 0 to N - 1, not {text!r}")
+        raise ConfigError(f"--shard must be K/N with K from 0 to N - 1, not {text!r}")
     return int(number), int(shards)
 
 

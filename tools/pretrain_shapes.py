@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from maskrcnn_benchmark.config import CfgNode, ConfigError
+from maskrcnn_benchmark.config import CfgNode
 from maskrcnn_benchmark.engine.command_line import (
     make_parser,
     prepare_output,
@@ -27,6 +27,7 @@ from maskrcnn_benchmark.engine.word_alignment import (
     learned_weights,
     output_path,
 )
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.checkpoint import CheckpointFolder

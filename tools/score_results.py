@@ -21,11 +21,11 @@ from typing import Any
 # Tools run from a checkout as well as with the package installed.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from maskrcnn_benchmark.evaluation.base import DatasetEvaluator, EvaluationError
+from maskrcnn_benchmark.engine.command_line import explain_errors
+from maskrcnn_benchmark.evaluation.base import DatasetEvaluator
 from maskrcnn_benchmark.evaluation.coco import CocoEvaluator
 from maskrcnn_benchmark.evaluation.flickr import phrase_recall, read_predictions
 from maskrcnn_benchmark.evaluation.flickr_entities import load_entities, split_of
-from maskrcnn_benchmark.evaluation.ground_truth import AnnotationError
 from maskrcnn_benchmark.evaluation.lvis import PER_CATEGORY, LvisEvaluator
 from maskrcnn_benchmark.evaluation.refexp import RefExpEvaluator, load_expressions
 from maskrcnn_benchmark.evaluation.result_files import (
@@ -119,15 +119,12 @@ def score_flickr(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     return results
 
 
+@explain_errors
 def main(arguments: list[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     print(f"scoring {options.results} against {options.gt} ({options.task})")
-    try:
-        results = (score_flickr if options.task == "flickr" else score_boxes)(options)
-    except (AnnotationError, EvaluationError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    results = (score_flickr if options.task == "flickr" else score_boxes)(options)
     for name, result in results.items():
         print(f"\n{name}\n{result['table']}")
     if options.json:

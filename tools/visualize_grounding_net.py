@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from maskrcnn_benchmark.config import CfgNode, ConfigError
+from maskrcnn_benchmark.config import CfgNode
 from maskrcnn_benchmark.data import make_data_loader
 from maskrcnn_benchmark.data.collate import Batch, BatchCollator
 from maskrcnn_benchmark.data.transforms.build import build_normalize
@@ -22,6 +22,7 @@ from maskrcnn_benchmark.engine.command_line import make_parser, prepare_output, 
 from maskrcnn_benchmark.engine.evaluate_tasks import Task, choose_weights, list_tasks, load_model
 from maskrcnn_benchmark.engine.finetuning_check import pixels_to_picture
 from maskrcnn_benchmark.engine.inference import build_detector
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.grounding import label_to_tokens_from_positive_map
 from maskrcnn_benchmark.modeling.detector import GeneralizedVLRCNN
 from maskrcnn_benchmark.structures.bounding_box import BoxList

@@ -5,7 +5,8 @@ order file, task file, command line.
 """
 
 from maskrcnn_benchmark.config.defaults import default_config
-from maskrcnn_benchmark.config.node import CfgNode, ConfigError
+from maskrcnn_benchmark.config.node import CfgNode
+from maskrcnn_benchmark.errors import ConfigError
 
 cfg: CfgNode = default_config()
 

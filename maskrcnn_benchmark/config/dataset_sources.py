@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maskrcnn_benchmark.config.node import CfgNode, ConfigError
+from maskrcnn_benchmark.config.node import CfgNode
 from maskrcnn_benchmark.config.paths_catalog import DatasetCatalog
+from maskrcnn_benchmark.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from maskrcnn_benchmark.config.file_search import find_files, try_to_find
-from maskrcnn_benchmark.config.node import ConfigError
+from maskrcnn_benchmark.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 

@@ -15,15 +15,10 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode as _YacsNode
 
+from maskrcnn_benchmark.errors import ConfigError
+
 _COMMAND_LINE = "the command line"
 _LEAF_TYPES = (tuple, list, str, int, float, bool, type(None))
-
-
-class ConfigError(KeyError, ValueError):
-    """A setting that cannot be used: both of the errors that yacs raises for one."""
-
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""
 
 
 class CfgNode(_YacsNode):

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from maskrcnn_benchmark.config.dataset_types import dataset_arguments, dataset_class
 from maskrcnn_benchmark.config.file_search import try_to_find
-from maskrcnn_benchmark.config.node import ConfigError
+from maskrcnn_benchmark.errors import ConfigError
 
 __all__ = ["DatasetCatalog", "ModelCatalog", "try_to_find"]
 

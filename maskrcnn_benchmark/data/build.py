@@ -19,6 +19,7 @@ from maskrcnn_benchmark.data.samplers import (
     aspect_groups,
 )
 from maskrcnn_benchmark.data.transforms import build_transforms
+from maskrcnn_benchmark.errors import ConfigError, DataError
 from maskrcnn_benchmark.utils import comm
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ def make_data_loader(
             interrupted.
         tokenizer: the model's fast tokenizer; needed by every dataset with captions.
     Raises:
-        ValueError: settings that contradict each other or the data.
+        ConfigError: settings that contradict each other or the data.
         FileNotFoundError: files of a dataset are missing.
     """
     world_size = comm.get_world_size() if is_distributed else 1
@@ -58,7 +59,7 @@ def make_data_loader(
     factory = DatasetFactory(cfg, transforms, tokenizer, is_train=is_train)
     datasets = [_build_dataset(factory, source) for source in dataset_sources(cfg, is_train)]
     if not datasets:
-        raise ValueError(f"DATASETS.{'TRAIN' if is_train else 'TEST'} names no dataset")
+        raise ConfigError(f"DATASETS.{'TRAIN' if is_train else 'TEST'} names no dataset")
     if is_train and cfg.DATASETS.REPLAY:
         datasets += _replayed(cfg, sum(map(len, datasets)), transforms, tokenizer)
     if is_train:
@@ -72,7 +73,7 @@ def write_schedule_length(cfg, num_samples: int) -> None:
         return
     max_iter = cfg.SOLVER.MAX_EPOCH * num_samples // cfg.SOLVER.IMS_PER_BATCH
     if max_iter == 0:
-        raise ValueError(
+        raise ConfigError(
             f"{cfg.SOLVER.MAX_EPOCH} epoch(s) of {num_samples} samples are less than one batch of "
             f"{cfg.SOLVER.IMS_PER_BATCH}: lower SOLVER.IMS_PER_BATCH or raise SOLVER.MAX_EPOCH"
         )
@@ -86,7 +87,7 @@ def write_schedule_length(cfg, num_samples: int) -> None:
 
 def _check_unsupported(cfg) -> None:
     if cfg.DATASETS.CLASS_CONCAT:
-        raise ValueError(
+        raise ConfigError(
             "DATASETS.CLASS_CONCAT is not supported: labels of joined sets count from 1 in each, and "
             "captions keep their classes apart"
         )
@@ -107,7 +108,7 @@ def _build_dataset(factory: DatasetFactory, source: DatasetSource) -> Dataset:
         f", {source.copies} copies" if source.copies > 1 else "",
     )
     if len(dataset) == 0:
-        raise ValueError(f"Dataset {source.name} has no usable sample")
+        raise DataError(f"Dataset {source.name} has no usable sample")
     return CopiedDataset(dataset, source.copies) if source.copies > 1 else dataset
 
 
@@ -175,7 +176,7 @@ def _loader(cfg, dataset: Dataset, sampler, collate: Callable) -> DataLoader:
 
 def _share(total: int, parts: int, key: str) -> int:
     if total % parts:
-        raise ValueError(
+        raise ConfigError(
             f"{key} is {total}, which {parts} (processes times accumulation steps) does not divide"
         )
     return total // parts

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from maskrcnn_benchmark.errors import DataError
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList, to_image_list
 
@@ -66,13 +67,13 @@ def _fields(targets: Sequence[Any], name: str) -> list[torch.Tensor] | None:
     """The field of every target; None when no target has it.
 
     Raises:
-        ValueError: only some have it, which would shift the rows of the joined map.
+        DataError: only some have it, which would shift the rows of the joined map.
     """
     have = [isinstance(target, BoxList) and target.has_field(name) for target in targets]
     if not any(have):
         return None
     if not all(have):
-        raise ValueError(
+        raise DataError(
             f"Only {sum(have)} of {len(have)} samples of a batch have {name!r}: datasets with and "
             "without captions "
             "cannot be mixed in one training set."

@@ -39,6 +39,7 @@ from maskrcnn_benchmark.data.datasets.voc import PascalVOCDataset
 from maskrcnn_benchmark.data.datasets.webdataset_shards import ShardSource
 from maskrcnn_benchmark.data.fast_pictures import read_pixels
 from maskrcnn_benchmark.data.transforms.build import picture_backend
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.grounding import prompts_by_category
 from maskrcnn_benchmark.grounding.od_to_grounding import (
     NegativeSampling,
@@ -63,7 +64,7 @@ class DatasetFactory:
 
     def __init__(self, cfg, transforms: Callable | None, tokenizer, *, is_train: bool):
         if cfg.MODEL.MASK_ON or cfg.MODEL.KEYPOINT_ON:
-            raise ValueError("MODEL.MASK_ON and MODEL.KEYPOINT_ON: only boxes are supported")
+            raise ConfigError("MODEL.MASK_ON and MODEL.KEYPOINT_ON: only boxes are supported")
         self.cfg = cfg
         self.transforms = transforms
         self.tokenizer = tokenizer
@@ -253,7 +254,7 @@ class DatasetFactory:
     def _caption_options(self, *, packing: bool) -> CaptionOptions:
         datasets = self.cfg.DATASETS
         if datasets.DIVER_BOX_FOR_VQA:
-            raise ValueError("DATASETS.DIVER_BOX_FOR_VQA (question answering) is not supported")
+            raise ConfigError("DATASETS.DIVER_BOX_FOR_VQA (question answering) is not supported")
         screen = BoxScreen(datasets.CAPTION_CONF, datasets.CAPTION_NMS)
         packer = CaptionPacking(
             datasets.PACK_RANDOM_CAPTION_NUMBER,
@@ -309,7 +310,7 @@ class DatasetFactory:
         """Sampled classes; with DISABLE_SHUFFLE all of them in order, if they fit."""
         datasets = self.cfg.DATASETS
         if datasets.USE_CAPTION_PROMPT and datasets.CAPTION_PROMPT is not None:
-            raise ValueError(
+            raise ConfigError(
                 f"Dataset {source.name}: DATASETS.CAPTION_PROMPT needs all classes in every "
                 "caption and cannot be used "
                 "with sampled classes"
@@ -340,14 +341,14 @@ def check_class_columns(cfg, name: str, classes: Mapping[int, str]) -> None:
     Heads that score words need no such column: for them MODEL.DYHEAD.NUM_CLASSES is a hint only.
 
     Raises:
-        ValueError: naming the first class without a column.
+        ConfigError: naming the first class without a column.
     """
     columns = cfg.MODEL.DYHEAD.NUM_CLASSES - 1
     by_class = cfg.MODEL.DYHEAD.FUSE_CONFIG.USE_CLASSIFICATION_LOSS
     if not by_class or max(classes, default=0) <= columns:
         return
     label = min(label for label in classes if label > columns)
-    raise ValueError(
+    raise ConfigError(
         f"Dataset {name} has {len(classes)} classes, but MODEL.DYHEAD.NUM_CLASSES is {columns + 1} "
         "(it counts the "
         f"background): class {label} ({classes[label]!r}) has no column. Set it to "

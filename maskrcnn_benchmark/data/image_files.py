@@ -6,12 +6,14 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
+from maskrcnn_benchmark.errors import DataError
 
-class BrokenSampleError(Exception):
+
+class BrokenSampleError(DataError):
     """One sample of a dataset cannot be used; the others can."""
 
 
-class BrokenRecordError(BrokenSampleError, ValueError):
+class BrokenRecordError(BrokenSampleError):
     """A record that is not what its file should hold."""
 
 

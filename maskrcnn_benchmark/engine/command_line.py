@@ -1,42 +1,47 @@
 """What the command-line tools have in common: options, configuration, processes, error reports."""
 
 import argparse
+import functools
 import hashlib
 import logging
-import re
 import shutil
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from maskrcnn_benchmark.config import CfgNode, ConfigError, cfg
-from maskrcnn_benchmark.data.image_files import BrokenSampleError
-from maskrcnn_benchmark.evaluation import AnnotationError, EvaluationError
-from maskrcnn_benchmark.modeling.language_backbone.hub import PretrainedFilesMissing
+from maskrcnn_benchmark.config import CfgNode, cfg
+from maskrcnn_benchmark.errors import ConfigError, UserError
 from maskrcnn_benchmark.utils import comm
-from maskrcnn_benchmark.utils.checkpoint_files import CheckpointError, write_atomically
+from maskrcnn_benchmark.utils.checkpoint_files import write_atomically
 from maskrcnn_benchmark.utils.logger import setup_logger
-
-from .loss_history import NonFiniteLossError
 
 logger = logging.getLogger(__name__)
 
 FAILED = 1
 MISTAKEN_SETTING = 2  # as argparse has it for mistaken options
 
-# Errors that say by themselves what is wrong; a traceback would only hide that.
-EXPLAINED_ERRORS = (
-    ConfigError,
-    CheckpointError,
-    EvaluationError,
-    AnnotationError,
-    NonFiniteLossError,
-    BrokenSampleError,
-    PretrainedFilesMissing,
-    FileNotFoundError,
-)
+# What the system says of a path that the user gave; it names the path.
+_REFUSED_PATHS = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+
+
+def explain_errors(main: Callable[..., int]) -> Callable[..., int]:
+    """Decorate what a tool runs: an error that the user can put right becomes one line.
+
+    The line goes to stderr, and the exit status is 2 if a setting is to blame, else 1. Any other
+    error is a mistake of the program and keeps its traceback.
+    """
+
+    @functools.wraps(main)
+    def explained(*args: Any, **kwargs: Any) -> int:
+        try:
+            return main(*args, **kwargs)
+        except (UserError, *_REFUSED_PATHS) as error:
+            logger.debug("the run failed", exc_info=True)
+            print(f"error: {error}", file=sys.stderr)
+            return MISTAKEN_SETTING if isinstance(error, ConfigError) else FAILED
+
+    return explained
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -76,67 +81,28 @@ def read_config(args: argparse.Namespace, settings: dict[str, Any] | None = None
     return config
 
 
+@explain_errors
 def run_tool(
     args: argparse.Namespace,
     work: Callable[[CfgNode], int],
     settings: dict[str, Any] | None = None,
 ) -> int:
-    """Run the work of a tool in its process group and turn errors into an exit status.
+    """Run the work of a tool in its process group.
 
     Args:
         work: given the frozen configuration, returns the exit status.
         settings: see :func:`read_config`.
     Returns:
-        the exit status: that of ``work``, or after an error that explains itself 2 if a setting
-        is to blame and 1 otherwise.
+        the exit status: that of ``work``, or after an error that of :func:`explain_errors`.
     """
-    try:
-        config = read_config(args, settings)
-        with comm.process_group(_device_type(config), args.local_rank) as place:
-            # After merging: a saved file holds the values of the run that saved it.
-            config.local_rank = place.local_rank
-            config.num_gpus = place.world_size
-            config.freeze()
-            require_equal_configs(config)
-            return work(config)
-    except (*EXPLAINED_ERRORS, ValueError) as error:
-        status = exit_status(error)
-        if status is None:
-            raise
-        logger.debug("the run failed", exc_info=True)
-        print(f"error: {error}", file=sys.stderr)
-        return status
-
-
-def exit_status(error: Exception) -> int | None:
-    """Exit status after an error that explains itself; None after one that needs its traceback.
-
-    Builders report a setting that they cannot use as a ValueError that names it, readers of data
-    raise one that names the file: these explain themselves. A ValueError from anywhere else is a
-    bug.
-    """
-    if isinstance(error, ConfigError) or (isinstance(error, ValueError) and _names_setting(error)):
-        return MISTAKEN_SETTING
-    if isinstance(error, EXPLAINED_ERRORS) or _raised_by_reader(error):
-        return FAILED
-    return None
-
-
-def _names_setting(error: ValueError) -> bool:
-    sections = "|".join(key for key in cfg if key.isupper())
-    return re.search(rf"\b({sections})\.[A-Z]", str(error)) is not None
-
-
-def _raised_by_reader(error: Exception) -> bool:
-    """True if a statement ``raise`` of what reads users' files is where the error comes from."""
-    frames = traceback.extract_tb(error.__traceback__)
-    if not frames or type(error) is not ValueError:
-        return False
-    package = Path(__file__).parent.parent
-    last = frames[-1]
-    place = Path(last.filename)
-    reads = package / "data" in place.parents or place == package / "utils" / "json_files.py"
-    return reads and (last.line or "").startswith("raise ")
+    config = read_config(args, settings)
+    with comm.process_group(_device_type(config), args.local_rank) as place:
+        # After merging: a saved file holds the values of the run that saved it.
+        config.local_rank = place.local_rank
+        config.num_gpus = place.world_size
+        config.freeze()
+        require_equal_configs(config)
+        return work(config)
 
 
 def _device_type(config: CfgNode) -> str:

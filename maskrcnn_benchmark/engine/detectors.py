@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from maskrcnn_benchmark.data.collate import Batch
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.grounding import Query, build_queries, label_to_tokens_from_positive_map
 from maskrcnn_benchmark.modeling.detector import GeneralizedVLRCNN
 from maskrcnn_benchmark.modeling.language_backbone.text_features import TextFeatures, join_captions
@@ -51,7 +52,7 @@ class ClassDetector:
             not hold the maps of several, eight elsewhere.
 
     Raises:
-        ValueError: for a negative number of pairs.
+        ConfigError: for a negative number of pairs.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class ClassDetector:
         pairs_at_once: int = 0,
     ) -> None:
         if pairs_at_once < 0:
-            raise ValueError(f"TEST.CHUNKS_PER_FORWARD must not be negative, got {pairs_at_once}")
+            raise ConfigError(f"TEST.CHUNKS_PER_FORWARD must not be negative, got {pairs_at_once}")
         self.model = model
         self.size_divisible = size_divisible
         self.pairs_at_once = pairs_at_once or (1 if model.device.type == "cpu" else 8)

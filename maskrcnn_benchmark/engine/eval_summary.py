@@ -13,7 +13,8 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-from maskrcnn_benchmark.config import CfgNode, ConfigError
+from maskrcnn_benchmark.config import CfgNode
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.evaluation import file_identity
 from maskrcnn_benchmark.utils.checkpoint_files import write_atomically
 

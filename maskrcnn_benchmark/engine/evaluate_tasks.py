@@ -9,6 +9,7 @@ from typing import Any
 
 from maskrcnn_benchmark.config import CfgNode
 from maskrcnn_benchmark.data import make_data_loader
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.evaluation import file_identity
 from maskrcnn_benchmark.modeling.compilation import compile_for_evaluation
 from maskrcnn_benchmark.modeling.detector import GeneralizedVLRCNN, build_detection_model
@@ -51,7 +52,7 @@ def list_tasks(cfg: CfgNode, task_files: Sequence[str], opts: Sequence[str]) -> 
         opts: KEY VALUE pairs of the command line, which win over task files.
     Raises:
         FileNotFoundError, ConfigError: a task file is missing or cannot be used.
-        ValueError: no test set anywhere, or two task files of one name with one set name.
+        ConfigError: no test set anywhere, or two task files of one name with one set name.
     """
     configs = [_merged(cfg, path, opts) for path in task_files] or [cfg]
     stems = [Path(path).stem for path in task_files] or [""]
@@ -71,11 +72,11 @@ def list_tasks(cfg: CfgNode, task_files: Sequence[str], opts: Sequence[str]) -> 
             name = f"{stem}: {dataset}" if stem else dataset
             tasks.append(Task(name, single, dataset, folder))
     if not tasks:
-        raise ValueError("DATASETS.TEST names no test set")
+        raise ConfigError("DATASETS.TEST names no test set")
     folders = Counter(task.folder for task in tasks)
     for folder, count in folders.items():
         if count > 1:
-            raise ValueError(f"{count} task files would write to {folder}: give them other names")
+            raise ConfigError(f"{count} task files would write to {folder}: give them other names")
     return tasks
 
 

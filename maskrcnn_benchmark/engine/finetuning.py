@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 
-from maskrcnn_benchmark.config import CfgNode, ConfigError
+from maskrcnn_benchmark.config import CfgNode
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.utils.checkpoint import POINTER
 
 logger = logging.getLogger(__name__)

@@ -10,9 +10,10 @@ from typing import Any
 
 from PIL import Image
 
-from maskrcnn_benchmark.config import CfgNode, ConfigError
+from maskrcnn_benchmark.config import CfgNode
 from maskrcnn_benchmark.config.dataset_sources import dataset_sources
 from maskrcnn_benchmark.data.datasets.categories import CategoryTable, read_categories
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.evaluation import AnnotationError
 from maskrcnn_benchmark.grounding import clean_name
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from maskrcnn_benchmark.config import CfgNode, ConfigError
+from maskrcnn_benchmark.config import CfgNode
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.checkpoint import POINTER
 

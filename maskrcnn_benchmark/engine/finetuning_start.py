@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from maskrcnn_benchmark.config import CfgNode, ConfigError
+from maskrcnn_benchmark.config import CfgNode
 from maskrcnn_benchmark.data.datasets.json_dataset import JsonDataset
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.checkpoint import load_weights, resolve_weight
 from maskrcnn_benchmark.utils.checkpoint_files import (

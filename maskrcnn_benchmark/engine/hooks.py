@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.metric_logger import MetricLogger, ScalarWriter, SmoothedValue
 from maskrcnn_benchmark.utils.random_state import preserved_random_state
@@ -167,7 +168,7 @@ class Validation(Hook):
         result = self._evaluate(trainer)
         value, name = result["value"], result["primary"]
         if math.isnan(value):
-            raise ValueError(
+            raise ConfigError(
                 "the validation set has no annotations to score: give DATASETS.TEST another set, "
                 "or turn TEST.DURING_TRAINING off"
             )

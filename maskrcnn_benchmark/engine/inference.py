@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from maskrcnn_benchmark.data.collate import Batch
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.evaluation import (
     PredictionStore,
     build_evaluator,
@@ -66,10 +67,12 @@ def inference(
         numbers agree with TEST.EXPECTED_RESULTS.
     Raises:
         EvaluationInterrupted: on all processes, if one was told to stop.
-        ValueError: TEST.EVAL_TASK or TEST.PRECISION is unknown.
+        ConfigError: TEST.EVAL_TASK or TEST.PRECISION is unknown.
     """
     if cfg.TEST.PRECISION not in PRECISIONS:
-        raise ValueError(f"TEST.PRECISION is {cfg.TEST.PRECISION!r}, not one of {list(PRECISIONS)}")
+        raise ConfigError(
+            f"TEST.PRECISION is {cfg.TEST.PRECISION!r}, not one of {list(PRECISIONS)}"
+        )
     dataset = data_loader.dataset
     evaluator = build_evaluator(cfg, dataset, output_folder, box_only=box_only)
     model.eval()
@@ -171,7 +174,7 @@ def build_detector(cfg: Any, model: GeneralizedVLRCNN, dataset: Any) -> Detector
     An empty task means detection: this model always needs words.
     """
     if cfg.TEST.EVAL_TASK not in ("", "detection", "grounding"):
-        raise ValueError(
+        raise ConfigError(
             f"TEST.EVAL_TASK is {cfg.TEST.EVAL_TASK!r}; it must be 'detection' or 'grounding'"
         )
     # A task file may ask for several sizes though the model's configuration does not: then merging

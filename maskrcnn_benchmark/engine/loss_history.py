@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from maskrcnn_benchmark.errors import UserError
 from maskrcnn_benchmark.utils import comm
 
 from .step import StepResult
@@ -14,7 +15,7 @@ from .step import StepResult
 logger = logging.getLogger(__name__)
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(UserError, RuntimeError):
     """Too many updates in a row had to be left out because losses or gradients were not finite."""
 
 

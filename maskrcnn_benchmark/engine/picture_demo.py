@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from maskrcnn_benchmark.data.image_files import UnreadableImageError
 from maskrcnn_benchmark.engine.predictor_glip import Caption, GLIPDemo
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils.checkpoint_files import write_atomically
@@ -20,10 +21,6 @@ from maskrcnn_benchmark.utils.visualisation import draw_detections, enlarge_smal
 logger = logging.getLogger(__name__)
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
-
-
-class UnreadableImageError(ValueError):
-    """A file that is no picture, or a broken one."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,7 @@ def annotate_pictures(
 
     Raises:
         UnreadableImageError: a picture cannot be read.
-        ValueError: nothing to find, or the sentence is too long.
+        DataError: nothing to find, or the sentence is too long.
     """
     for folder in (picture_folder, record_folder):
         if folder is not None:

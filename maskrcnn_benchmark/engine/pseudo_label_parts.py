@@ -15,6 +15,7 @@ from maskrcnn_benchmark.data.conversion.open_set import OpenedSet
 from maskrcnn_benchmark.data.datasets.tsv_source import TSVSource
 from maskrcnn_benchmark.data.writers import OutputFile, Sample
 from maskrcnn_benchmark.data.writers.output_file import write_bytes
+from maskrcnn_benchmark.errors import DataError
 from maskrcnn_benchmark.utils.checkpoint_files import write_atomically
 
 from .pseudo_labels import KEPT, Label, PseudoLabeller, count_labels
@@ -32,7 +33,7 @@ class LabelParts:
         part_size: samples of one part.
         run: what the labels depend on (source, weights, rules); a folder of another run is refused.
     Raises:
-        ValueError: the folder holds parts of another run.
+        DataError: the folder holds parts of another run.
     """
 
     def __init__(self, folder: Path, total: int, part_size: int, run: dict[str, Any]):
@@ -94,11 +95,11 @@ class LabelParts:
         try:
             lines = [json.loads(line) for line in self.path(part).read_bytes().splitlines()]
         except ValueError as error:
-            raise ValueError(
+            raise DataError(
                 f"{self.path(part)} is damaged ({error}); delete it and run again"
             ) from error
         if not lines or "counts" not in lines[-1]:
-            raise ValueError(f"{self.path(part)} is cut short; delete it and run again")
+            raise DataError(f"{self.path(part)} is cut short; delete it and run again")
         return lines
 
     def _check_run(self) -> None:
@@ -109,7 +110,7 @@ class LabelParts:
             different = [k for k in sorted(keys) if earlier.get(k) != self.run.get(k)]
             if different:
                 texts = [f"{k}: {earlier.get(k)!r} / {self.run.get(k)!r}" for k in different]
-                raise ValueError(
+                raise DataError(
                     f"{self.folder} holds labels of another run ({'; '.join(texts)}): use another "
                     "--output, or delete it"
                 )
@@ -182,13 +183,13 @@ def join_parts(
         image_folder: of the pairs, for the entry of "json-lines".
     Raises:
         DatasetWriteError: the disk refuses.
-        ValueError: pictures of this container are no files, which "json-lines" needs.
+        DataError: pictures of this container are no files, which "json-lines" needs.
     """
     source = opened.source
     if target == "tsv" and isinstance(source, TSVSource) and source.image_row_of_id is None:
         return _join_beside(source, parts, folder, name)
     if target == "json-lines" and opened.kind not in ("json-lines", "coco", "folder"):
-        raise ValueError(f"the pictures of {opened.kind} are no files; choose tsv or shards")
+        raise DataError(f"the pictures of {opened.kind} are no files; choose tsv or shards")
     copy = target != "json-lines"
     with make_writer(
         opened, target, folder, name, shard_samples=shard_samples, copy_pictures=copy

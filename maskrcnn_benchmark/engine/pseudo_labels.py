@@ -28,6 +28,7 @@ from maskrcnn_benchmark.data.datasets.record_source import RecordSource
 from maskrcnn_benchmark.data.fast_pictures import read_pixels
 from maskrcnn_benchmark.data.image_files import read_rgb
 from maskrcnn_benchmark.data.transforms.build import build_transforms, picture_backend
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.modeling.detector import GeneralizedVLRCNN
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
@@ -108,7 +109,7 @@ class PseudoLabeller:
         batch_size: int,
     ):
         if cfg.TEST.PRECISION not in PRECISIONS:
-            raise ValueError(
+            raise ConfigError(
                 f"TEST.PRECISION is {cfg.TEST.PRECISION!r}, not one of {list(PRECISIONS)}"
             )
         self.cfg = cfg

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from maskrcnn_benchmark.config import CfgNode, ConfigError
+from maskrcnn_benchmark.config import CfgNode
 from maskrcnn_benchmark.data import make_data_loader
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.modeling.compilation import compile_parts
 from maskrcnn_benchmark.modeling.detector import GeneralizedVLRCNN, build_detection_model
 from maskrcnn_benchmark.solver import (
@@ -138,7 +139,7 @@ def checkpoint_period(cfg: CfgNode) -> int:
     if solver.CHECKPOINT_PER_EPOCH != -1 and solver.MAX_EPOCH >= 1:
         return max(1, int(solver.MAX_ITER * solver.CHECKPOINT_PER_EPOCH // solver.MAX_EPOCH))
     if solver.CHECKPOINT_PERIOD < 1:
-        raise ValueError(
+        raise ConfigError(
             f"SOLVER.CHECKPOINT_PERIOD must be 1 or more, not {solver.CHECKPOINT_PERIOD}"
         )
     return solver.CHECKPOINT_PERIOD
@@ -163,7 +164,7 @@ def log_what_trains(model: nn.Module) -> None:
 
 def _amp_dtype(cfg: CfgNode) -> torch.dtype | None:
     if cfg.SOLVER.AMP_DTYPE not in AMP_DTYPES:
-        raise ValueError(
+        raise ConfigError(
             f"SOLVER.AMP_DTYPE is {cfg.SOLVER.AMP_DTYPE!r}, not one of {list(AMP_DTYPES)}"
         )
     return AMP_DTYPES[cfg.SOLVER.AMP_DTYPE] if cfg.SOLVER.USE_AMP else None
@@ -215,7 +216,7 @@ def _hooks(
             ),
         )
     elif patience != -1:
-        raise ValueError(
+        raise ConfigError(
             "SOLVER.AUTO_TERMINATE_PATIENCE needs validation results: set TEST.DURING_TRAINING True"
         )
     return hooks

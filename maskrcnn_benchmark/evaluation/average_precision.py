@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from maskrcnn_benchmark.errors import MissingPackageError
 from maskrcnn_benchmark.evaluation.detections import Detections
 from maskrcnn_benchmark.evaluation.ground_truth import GroundTruth
 
@@ -90,13 +91,13 @@ def available_library(name: str = "auto") -> str:
     Args:
         name: one of ``LIBRARIES``, or "auto" for the first that is installed.
     Raises:
-        ImportError: if it is not installed.
+        MissingPackageError: if it is not installed.
     """
     candidates = LIBRARIES if name == "auto" else (name,)
     for candidate in candidates:
         if importlib.util.find_spec(candidate) is not None:
             return candidate
-    raise ImportError(
+    raise MissingPackageError(
         f"evaluating boxes needs {' or '.join(candidates)}: pip install faster-coco-eval"
     )
 
@@ -120,7 +121,7 @@ def precision_recall(
             the category is in ``not_exhaustive_category_ids``; crowd marks have no meaning.
         library: as in :func:`available_library`.
     Raises:
-        ImportError: as in :func:`available_library`.
+        MissingPackageError: as in :func:`available_library`.
     """
     library = available_library(library)
     limits = tuple(sorted(int(limit) for limit in max_detections))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from maskrcnn_benchmark.errors import UserError
 from maskrcnn_benchmark.evaluation.detections import Detections, ImageDetections, join
 from maskrcnn_benchmark.evaluation.files import write_json
 from maskrcnn_benchmark.evaluation.gather import gather_detections
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 IMAGES_PER_PART = 512
 
 
-class EvaluationError(RuntimeError):
+class EvaluationError(UserError, RuntimeError):
     """Predictions that cannot be scored."""
 
 

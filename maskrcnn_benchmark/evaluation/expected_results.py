@@ -6,6 +6,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from maskrcnn_benchmark.errors import ConfigError
+
 logger = logging.getLogger(__name__)
 
 # What task names of older configs mean beside the evaluator's own kind.
@@ -27,7 +29,7 @@ def check_expected_results(
     Returns:
         True if all that apply agree.
     Raises:
-        ValueError: an entry is malformed or names a metric that the evaluator does not give.
+        ConfigError: an entry is malformed or names a metric that the evaluator does not give.
     """
     passed = True
     for entry in expected:
@@ -36,7 +38,7 @@ def check_expected_results(
         if task != kind and kind not in ALIASES.get(task, ()):
             continue
         if metric not in result["metrics"]:
-            raise ValueError(
+            raise ConfigError(
                 f"TEST.EXPECTED_RESULTS names metric {metric!r} of {task}; there are "
                 f"{', '.join(result['metrics'])}"
             )
@@ -66,6 +68,6 @@ def _read(entry: Sequence[Any]) -> tuple[str, str, float, float]:
         mean, deviation = numbers[0] if len(numbers) == 1 else numbers
         return str(task), str(metric), float(mean), float(deviation)
     except (TypeError, ValueError) as error:
-        raise ValueError(
+        raise ConfigError(
             f"TEST.EXPECTED_RESULTS needs [task, metric, [mean, standard deviation]], got {entry!r}"
         ) from error

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from maskrcnn_benchmark.errors import DataError
 from maskrcnn_benchmark.utils.json_files import read_json
 
 logger = logging.getLogger(__name__)
@@ -18,7 +19,7 @@ logger = logging.getLogger(__name__)
 SHOWN = 5
 
 
-class AnnotationError(ValueError):
+class AnnotationError(DataError):
     """An annotation file that cannot be evaluated against."""
 
 

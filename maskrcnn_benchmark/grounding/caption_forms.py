@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from maskrcnn_benchmark.errors import DataError
 from maskrcnn_benchmark.grounding.noun_phrases import Span, find_noun_phrases
 from maskrcnn_benchmark.grounding.queries import Query, token_count
 from maskrcnn_benchmark.grounding.token_maps import MAX_TOKENS, label_to_tokens_from_spans
@@ -46,18 +47,18 @@ def read_request(
             {"char_bounds": [begin, end]} or {"span": "text that occurs in the caption"} (its first
             occurrence).
     Raises:
-        ValueError: nothing is asked for, or an entity does not lie in the caption.
+        DataError: nothing is asked for, or an entity does not lie in the caption.
     """
     if not isinstance(caption, str):
         return _from_names(list(caption))
     if not caption.strip():
-        raise ValueError("The caption is empty: name at least one thing to find.")
+        raise DataError("The caption is empty: name at least one thing to find.")
     if custom_entity is not None:
         entities = [_custom_span(caption, item) for item in custom_entity]
     else:
         entities = phrase_finder(caption) or _comma_separated(caption)
     if not entities:
-        raise ValueError(f"There is nothing to look for in {caption!r}: name at least one thing.")
+        raise DataError(f"There is nothing to look for in {caption!r}: name at least one thing.")
     return CaptionRequest(caption, entities)
 
 
@@ -73,11 +74,11 @@ def request_query(request: CaptionRequest, tokenizer, max_tokens: int = MAX_TOKE
     """The request as a query for the model.
 
     Raises:
-        ValueError: the caption has more than `max_tokens` tokens (special tokens included).
+        DataError: the caption has more than `max_tokens` tokens (special tokens included).
     """
     length = token_count(request.caption, tokenizer)
     if length > max_tokens:
-        raise ValueError(
+        raise DataError(
             f"The caption has {length} tokens, more than the {max_tokens} the model reads: shorten "
             "it, or give a "
             f"list of names, which is split as needed. It begins: {request.caption[:80]!r}"
@@ -90,7 +91,7 @@ def request_query(request: CaptionRequest, tokenizer, max_tokens: int = MAX_TOKE
 
 def _from_names(names: list[str]) -> CaptionRequest:
     if not names or any(not isinstance(name, str) or not name.strip() for name in names):
-        raise ValueError(f"Give at least one name and no empty ones; got {names!r}")
+        raise DataError(f"Give at least one name and no empty ones; got {names!r}")
     caption, entities = "", []
     for name in names:
         entities.append(Span(len(caption), len(caption) + len(name), name))
@@ -115,14 +116,14 @@ def _custom_span(caption: str, item: Mapping) -> Span:
     if "char_bounds" in item:
         begin, end = item["char_bounds"]
         if not 0 <= begin < end <= len(caption):
-            raise ValueError(f"char_bounds {[begin, end]} do not lie in {caption!r}")
+            raise DataError(f"char_bounds {[begin, end]} do not lie in {caption!r}")
     elif "span" in item:
         begin = caption.find(item["span"])
         if begin < 0 or not item["span"]:
-            raise ValueError(
+            raise DataError(
                 f"{item['span']!r} does not occur in {caption!r} (upper and lower case matter)"
             )
         end = begin + len(item["span"])
     else:
-        raise ValueError(f"A custom entity needs 'char_bounds' or 'span'; got {dict(item)!r}")
+        raise DataError(f"A custom entity needs 'char_bounds' or 'span'; got {dict(item)!r}")
     return Span(begin, end, caption[begin:end])

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.grounding.names import clean_name
 from maskrcnn_benchmark.grounding.prompts import DETECTION_PREFIX, NamePrompt, join_names
 from maskrcnn_benchmark.grounding.random_source import RandomSource
@@ -56,15 +57,15 @@ def check_control_probabilities(values: Sequence[float]) -> tuple[float, float, 
     falls to the uniform draw.
 
     Raises:
-        ValueError: not four numbers, a negative one, or a sum above one.
+        ConfigError: not four numbers, a negative one, or a sum above one.
     """
     if len(values) != 4:
-        raise ValueError(
+        raise ConfigError(
             "DATASETS.CONTROL_PROB must hold four probabilities, for example (0.0, 0.0, 0.5, "
             f"0.0); got {tuple(values)}"
         )
     if min(values) < 0 or sum(values[:3]) > 1 + 1e-9:
-        raise ValueError(
+        raise ConfigError(
             "DATASETS.CONTROL_PROB must hold probabilities that sum to at most one; got "
             f"{tuple(values)}"
         )
@@ -175,7 +176,7 @@ def all_classes_caption(
     labels = sorted(names)
     if shuffle:
         if prompts is not None:
-            raise ValueError("Captions with prompts need DATASETS.DISABLE_SHUFFLE True.")
+            raise ConfigError("Captions with prompts need DATASETS.DISABLE_SHUFFLE True.")
         if rng is None:
             raise ValueError("Shuffling the classes needs a random source.")
         rng.python.shuffle(labels)
@@ -191,14 +192,14 @@ def check_caption_fits(
         max_tokens: limit with special tokens.
         source: what to name in the message (data set or file).
     Raises:
-        ValueError: naming the first class that would be lost.
+        ConfigError: naming the first class that would be lost.
     """
     encoding = tokenizer(caption.caption, truncation=False, verbose=False)
     if len(encoding["input_ids"]) <= max_tokens:
         return
     kept_end = encoding.encodings[0].offsets[max_tokens - 2][1]
     lost = next(label for label, (_, end) in caption.label_to_span.items() if end > kept_end)
-    raise ValueError(
+    raise ConfigError(
         f"{source}: the caption of all {len(caption.label_to_span)} classes has "
         f"{len(encoding['input_ids'])} tokens, "
         f"more than {max_tokens}; from class {lost} ({names[lost]!r}) on they would be cut off. "

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import yaml
 
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.grounding.names import clean_name
 
 DETECTION_PREFIX = "object detection : "
@@ -64,7 +65,7 @@ def prompts_by_category(
         caption_prompt: list of {prefix, name, suffix}, or the path of a YAML file with that list,
             or None.
     Raises:
-        FileNotFoundError, ValueError: no such file, a malformed entry, or another number of prompts
+        FileNotFoundError, ConfigError: no such file, a malformed entry, or another number of prompts
             than classes.
     """
     if caption_prompt is None:
@@ -76,14 +77,14 @@ def prompts_by_category(
             raise FileNotFoundError(f"DATASETS.CAPTION_PROMPT names {source}, which does not exist")
         caption_prompt = yaml.safe_load(Path(caption_prompt).read_text(encoding="utf-8"))
     if not isinstance(caption_prompt, (list, tuple)):
-        raise ValueError(
+        raise ConfigError(
             f"{source} must be a list of {{prefix, name, suffix}}, got {caption_prompt!r}"
         )
     for i, entry in enumerate(caption_prompt):
         if not isinstance(entry, Mapping) or "name" not in entry:
-            raise ValueError(f"{source}: entry {i} must be a mapping with a 'name', got {entry!r}")
+            raise ConfigError(f"{source}: entry {i} must be a mapping with a 'name', got {entry!r}")
     if len(caption_prompt) != len(category_ids):
-        raise ValueError(
+        raise ConfigError(
             f"{source} has {len(caption_prompt)} entries for {len(category_ids)} classes: "
             "give one prompt per class, in the order of the class ids"
         )

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from maskrcnn_benchmark.errors import DataError
 from maskrcnn_benchmark.grounding.names import clean_name
 from maskrcnn_benchmark.grounding.prompts import (
     NamePrompt,
@@ -57,10 +58,10 @@ def build_queries(
         suppress: names added to every caption that carry no label (DATASETS.SUPRESS_QUERY).
         max_tokens: longest caption in tokens, special tokens included.
     Raises:
-        ValueError: no category, or a class that does not fit on its own (it is named).
+        DataError: no category, or a class that does not fit on its own (it is named).
     """
     if not categories:
-        raise ValueError("There is no class to ask for: the list of categories is empty.")
+        raise DataError("There is no class to ask for: the list of categories is empty.")
     labels = sorted(categories)
     prompts = prompts_by_category(caption_prompt, labels)
     builder = _QueryBuilder(
@@ -106,7 +107,7 @@ class _QueryBuilder:
             while (query := self._build(labels[:count])) is None:
                 if count == 1:
                     name = self.categories[labels[0]]
-                    raise ValueError(
+                    raise DataError(
                         f"Class {labels[0]} ({name!r}) alone needs more than {self.max_tokens} "
                         "tokens: "
                         "shorten its name or prompt, or name fewer classes in SUPRESS_QUERY."

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from maskrcnn_benchmark.errors import ConfigError
+
 ENCODERS = ("backbone", "language_backbone")
 PARTS = (*ENCODERS, "head")
 MODES = ("", "default", "reduce-overhead", "max-autotune-no-cudagraphs")
@@ -49,10 +51,10 @@ def compile_for_evaluation(model: nn.Module, mode: str) -> None:
         mode: of ``MODES``; empty leaves the model as it is.
 
     Raises:
-        ValueError: for another mode.
+        ConfigError: for another mode.
     """
     if mode not in MODES:
-        raise ValueError(f"TEST.COMPILE is {mode!r}, not one of {list(MODES)}")
+        raise ConfigError(f"TEST.COMPILE is {mode!r}, not one of {list(MODES)}")
     if not mode:
         return
     compile_parts(model, ENCODERS, mode="default" if mode == "reduce-overhead" else mode)

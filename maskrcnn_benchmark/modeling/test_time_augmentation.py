@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.modeling.boxlist_nms import (
     boxlist_nms,
     boxlist_soft_nms,
@@ -61,7 +62,7 @@ class DetectionMerger:
         labels: labels to keep; None for all there are.
 
     Raises:
-        ValueError: for an unknown method.
+        ConfigError: for an unknown method.
     """
 
     method: str = "none"
@@ -72,7 +73,7 @@ class DetectionMerger:
 
     def __post_init__(self) -> None:
         if self.method not in MERGE_METHODS:
-            raise ValueError(
+            raise ConfigError(
                 f"TEST.SPECIAL_NMS must be one of {', '.join(MERGE_METHODS)}, not {self.method!r}"
             )
 

@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
+from maskrcnn_benchmark.errors import ConfigError
+
 from .ema import ModelEMA
 from .lr_schedule import (
     LRSchedule,
@@ -35,7 +37,7 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRSche
     """Schedule of the learning rate; SOLVER.MAX_ITER must be final (the loader may set it)."""
     solver = cfg.SOLVER
     if solver.MULTI_MAX_EPOCH:
-        raise ValueError(
+        raise ConfigError(
             "SOLVER.MULTI_MAX_EPOCH asks for multi-stage training, which is not offered: "
             "leave it empty and run the stages one after another"
         )
@@ -83,7 +85,7 @@ def build_gradient_clipping(cfg: CfgNode) -> GradientClipping:
     """Limits from SOLVER.CLIP_GRADIENTS (norm over the full model) and SOLVER.GRAD_CLIP (values)."""
     clip = cfg.SOLVER.CLIP_GRADIENTS
     if clip.ENABLED and clip.CLIP_TYPE != "full_model":
-        raise ValueError(
+        raise ConfigError(
             f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clip.CLIP_TYPE!r}; only 'full_model' exists"
         )
     return GradientClipping(

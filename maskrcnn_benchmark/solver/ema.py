@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.utils.sharding import like, local
 
 
@@ -22,7 +23,7 @@ class ModelEMA:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         if not 0.0 < decay < 1.0:
-            raise ValueError(f"SOLVER.MODEL_EMA is {decay}; it must lie between 0 and 1")
+            raise ConfigError(f"SOLVER.MODEL_EMA is {decay}; it must lie between 0 and 1")
         self.decay = decay
         self._averages = {name: value.detach().clone() for name, value in _entries(model)}
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from maskrcnn_benchmark.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class WarmUp:
@@ -29,7 +31,7 @@ class WarmUp:
 
     def __post_init__(self) -> None:
         if self.method not in ("linear", "constant"):
-            raise ValueError(
+            raise ConfigError(
                 f"SOLVER.WARMUP_METHOD is {self.method!r}; it must be 'linear' or 'constant'"
             )
 
@@ -94,7 +96,7 @@ class WarmUpMultiStep(LRSchedule):
         warm_up: WarmUp,
     ) -> None:
         if list(milestones) != sorted(milestones):
-            raise ValueError(f"SOLVER.STEPS must increase, but give the iterations {milestones}")
+            raise ConfigError(f"SOLVER.STEPS must increase, but give the iterations {milestones}")
         super().__init__(optimizer)
         self.milestones = list(milestones)
         self.gamma = gamma

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.utils.sharding import like, whole
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def parameter_groups(model: nn.Module, rules: ParameterRules) -> list[dict[str, 
         the trainable parameters of the model), ``lr``, ``weight_decay`` and the starting values
         ``initial_lr`` and ``initial_weight_decay``, which schedules build on.
     Raises:
-        ValueError: nothing in the model can be trained.
+        ConfigError: nothing in the model can be trained.
     """
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     trainable = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
@@ -92,7 +93,7 @@ def parameter_groups(model: nn.Module, rules: ParameterRules) -> list[dict[str, 
         group["params"].append((name, parameter))
         group["positions"].append(position)
     if not groups:
-        raise ValueError("every parameter of the model is frozen: there is nothing to train")
+        raise ConfigError("every parameter of the model is frozen: there is nothing to train")
     return list(groups.values())
 
 
@@ -105,13 +106,13 @@ def make_optimizer(
         kind: "SGD" or "ADAMW" (betas 0.9 and 0.999, eps 1e-8).
         momentum: for SGD.
     Raises:
-        ValueError: another kind.
+        ConfigError: another kind.
     """
     if kind == "SGD":
         return torch.optim.SGD(groups, lr=groups[0]["lr"], momentum=momentum, fused=True)
     if kind == "ADAMW":
         return torch.optim.AdamW(groups, lr=groups[0]["lr"], fused=True)
-    raise ValueError(f"SOLVER.OPTIMIZER is {kind!r}; it must be 'SGD' or 'ADAMW'")
+    raise ConfigError(f"SOLVER.OPTIMIZER is {kind!r}; it must be 'SGD' or 'ADAMW'")
 
 
 def named_parameters(optimizer: torch.optim.Optimizer) -> Iterable[tuple[str, nn.Parameter]]:

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from maskrcnn_benchmark.errors import DataError
+
 logger = logging.getLogger(__name__)
 
 _RENAMES = (
@@ -58,12 +60,12 @@ def read_caffe2_pickle(path: str | os.PathLike) -> dict[str, Any]:
     """Read a Caffe2 pickle into ``{"model": {torchvision-style name: tensor}}``.
 
     Raises:
-        ValueError: the pickle holds anything but arrays, or no arrays at all.
+        DataError: the pickle holds anything but arrays, or no arrays at all.
     """
     try:
         contents = _ArraysOnly(io.BytesIO(Path(path).read_bytes()), encoding="latin1").load()
     except (pickle.UnpicklingError, EOFError, KeyError, IndexError, UnicodeError) as error:
-        raise ValueError(
+        raise DataError(
             f"{path} is not a checkpoint: it is a pickle of other things than arrays ({error})"
         ) from error
     blobs = contents.get("blobs", contents) if isinstance(contents, dict) else {}
@@ -75,7 +77,7 @@ def read_caffe2_pickle(path: str | os.PathLike) -> dict[str, Any]:
         and not name.endswith("_momentum")
     }
     if not weights:
-        raise ValueError(f"{path} is not a checkpoint: it is a pickle without arrays")
+        raise DataError(f"{path} is not a checkpoint: it is a pickle without arrays")
     return {"model": weights}
 
 

@@ -22,6 +22,8 @@ import safetensors
 import safetensors.torch
 import torch
 
+from maskrcnn_benchmark.errors import UserError
+
 from .c2_model_loading import read_caffe2_pickle
 
 logger = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ _STARTS_OF_OTHER_FILES = {
 }
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError, RuntimeError):
     """A file cannot be used as a checkpoint; the message says why and what to do."""
 
 

@@ -18,6 +18,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
+from maskrcnn_benchmark.errors import ConfigError
+
 logger = logging.getLogger(__name__)
 
 COLLECTIVE_TIMEOUT = timedelta(hours=2)
@@ -49,7 +51,7 @@ def read_launch_settings(local_rank_flag: int | None = None) -> LaunchSettings:
         local_rank_flag: value of the ``--local_rank`` option that old launchers append, used
             where the environment does not name a local rank.
     Raises:
-        ValueError: a variable is not a whole number, or the rank lies outside the world.
+        ConfigError: a variable is not a whole number, or the rank lies outside the world.
     """
     under_slurm = "SLURM_PROCID" in os.environ and "MASTER_ADDR" in os.environ
     if "WORLD_SIZE" in os.environ or not under_slurm:
@@ -61,7 +63,7 @@ def read_launch_settings(local_rank_flag: int | None = None) -> LaunchSettings:
         rank = _environment_number("SLURM_PROCID", 0)
         local_rank = _environment_number("SLURM_LOCALID", local_rank_flag or 0)
     if not 0 <= rank < world_size:
-        raise ValueError(f"rank {rank} lies outside the world of {world_size} processes")
+        raise ConfigError(f"rank {rank} lies outside the world of {world_size} processes")
     return LaunchSettings(rank=rank, world_size=world_size, local_rank=local_rank)
 
 
@@ -72,7 +74,7 @@ def _environment_number(name: str, default: int) -> int:
     try:
         return int(text)
     except ValueError:
-        raise ValueError(
+        raise ConfigError(
             f"environment variable {name} must be a whole number, not {text!r}"
         ) from None
 

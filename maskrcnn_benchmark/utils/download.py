@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from maskrcnn_benchmark.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 MIRROR_VARIABLES = ("GLIP_MIRROR", "HF_ENDPOINT")
@@ -29,7 +31,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _WORTH_ANOTHER_TRY = (429, 500, 502, 503, 504)
 
 
-class DownloadError(RuntimeError):
+class DownloadError(UserError, RuntimeError):
     """A file cannot be had; the message says why and what to do."""
 
 

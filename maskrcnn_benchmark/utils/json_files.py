@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from maskrcnn_benchmark.errors import DataError
+
 
 def read_json(
-    path: str | Path, what: str = "annotation file", error: type[Exception] = ValueError
+    path: str | Path, what: str = "annotation file", error: type[Exception] = DataError
 ) -> Any:
     """Content of a JSON file.
 

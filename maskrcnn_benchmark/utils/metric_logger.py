@@ -7,6 +7,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
 
+from maskrcnn_benchmark.errors import MissingPackageError
+
 
 class SmoothedValue:
     """The last values of a series, and the mean of all; non-finite values are left out."""
@@ -69,7 +71,7 @@ def make_tensorboard_writer(folder: str | Path, first_iteration: int) -> ScalarW
     """Writer of event files; what an interrupted run wrote from ``first_iteration`` on is hidden.
 
     Raises:
-        ImportError: neither ``tensorboard`` nor ``tensorboardX`` is installed.
+        MissingPackageError: neither ``tensorboard`` nor ``tensorboardX`` is installed.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -77,7 +79,7 @@ def make_tensorboard_writer(folder: str | Path, first_iteration: int) -> ScalarW
         try:
             from tensorboardX import SummaryWriter
         except ImportError:
-            raise ImportError(
+            raise MissingPackageError(
                 "--use-tensorboard needs a writer of event files: pip install tensorboard"
             ) from None
     return SummaryWriter(str(folder), purge_step=first_iteration)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from maskrcnn_benchmark.errors import DataError
+
 from .mmdet_layout import from_mmdet_layout, is_mmdet_layout
 from .sharding import like
 
@@ -100,17 +102,17 @@ def find_weights(contents: Mapping[str, Any], key: str = "model") -> dict[str, t
     prefixes of wrappers (``module.``), and turns the layout of mmdetection files into ours.
 
     Raises:
-        ValueError: there are no tensors, or the asked ``key`` (other than "model") is absent.
+        DataError: there are no tensors, or the asked ``key`` (other than "model") is absent.
     """
     if key != "model" and key not in contents:
-        raise ValueError(f"the checkpoint has no {key!r}; it has: {', '.join(map(str, contents))}")
+        raise DataError(f"the checkpoint has no {key!r}; it has: {', '.join(map(str, contents))}")
     candidates = [contents.get(key), contents.get("state_dict"), contents]
     weights = next((dict(c) for c in candidates if isinstance(c, Mapping) and c), {})
     if isinstance(weights.get("state_dict"), Mapping):
         weights = dict(weights["state_dict"])
     weights = {name: value for name, value in weights.items() if torch.is_tensor(value)}
     if not weights:
-        raise ValueError(f"it holds no weights; its entries are: {', '.join(map(str, contents))}")
+        raise DataError(f"it holds no weights; its entries are: {', '.join(map(str, contents))}")
     for wrapper in _WRAPPERS:
         if all(name.startswith(wrapper) for name in weights):
             weights = {name[len(wrapper) :]: value for name, value in weights.items()}

@@ -108,7 +108,7 @@ def test_a_threshold_that_nothing_passes_is_an_error(run, capsys):
 
 @pytest.mark.parametrize("shard", ["2/2", "x", "1", "-1/2"])
 def test_a_share_that_is_none_is_refused(run, capsys, shard):
-    assert run(f"--shard={shard}") == 1
+    assert run(f"--shard={shard}") == 2
     assert "--shard must be K/N" in capsys.readouterr().err
 
 

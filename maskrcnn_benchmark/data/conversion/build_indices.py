@@ -6,6 +6,7 @@ from pathlib import Path
 
 from maskrcnn_benchmark.data.datasets.line_index import load_line_index
 from maskrcnn_benchmark.data.datasets.webdataset_shards import ShardSource
+from maskrcnn_benchmark.errors import DataError
 
 _LINE_FILES = (".tsv", ".jsonl")
 
@@ -17,7 +18,7 @@ def build_indices(files: Sequence[str], workers: int) -> Iterator[int]:
         files: `.tar`, `.tsv` and `.jsonl` files.
         workers: processes.
     Raises:
-        ValueError: another kind of file, or a broken one.
+        DataError: another kind of file, or a broken one.
     """
     if workers < 2:
         yield from map(_index, files)
@@ -30,5 +31,5 @@ def _index(path: str) -> int:
     if path.endswith(_LINE_FILES):
         return len(load_line_index(Path(path)))
     if not path.endswith(".tar"):
-        raise ValueError(f"{path} is neither .tar nor .tsv nor .jsonl")
+        raise DataError(f"{path} is neither .tar nor .tsv nor .jsonl")
     return len(ShardSource([path]))

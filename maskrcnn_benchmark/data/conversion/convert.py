@@ -21,6 +21,7 @@ from maskrcnn_benchmark.data.writers import (
     TSVWriter,
 )
 from maskrcnn_benchmark.data.writers.coco_writer import categories_of
+from maskrcnn_benchmark.errors import DataError
 from maskrcnn_benchmark.grounding.od_to_grounding import BACKGROUND_NAME
 
 logger = logging.getLogger(__name__)
@@ -71,10 +72,11 @@ def convert_set(
     Raises:
         BrokenSampleError, FileNotFoundError: a broken sample, when `strict`.
         DatasetWriteError: the disk refuses; unfinished files are removed.
-        ValueError: the target is unknown or impossible.
+        ValueError: the target is unknown.
+        DataError: this set cannot be written so.
     """
     if not copy_pictures and not isinstance(opened.source, (FileSource, JsonLinesSource)):
-        raise ValueError(f"the pictures of {opened.kind} are no files: they must be copied")
+        raise DataError(f"the pictures of {opened.kind} are no files: they must be copied")
     result = Converted()
     with make_writer(
         opened, target, Path(folder), name, shard_samples=shard_samples, copy_pictures=copy_pictures
@@ -120,7 +122,7 @@ def make_writer(
         if categories is None and opened.label_map is not None:
             categories = categories_of(opened.label_map)
         if categories is None and not has_captions(opened.source):
-            raise ValueError("detection data become COCO JSON only with a label map (--label-map)")
+            raise DataError("detection data become COCO JSON only with a label map (--label-map)")
         return CocoWriter(folder, name, categories=categories, copy_pictures=copy_pictures)
     raise ValueError(f"unknown container {target!r}; there are {', '.join(TARGETS)}")
 

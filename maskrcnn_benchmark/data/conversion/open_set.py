@@ -13,6 +13,7 @@ from maskrcnn_benchmark.data.datasets.label_map import read_label_map
 from maskrcnn_benchmark.data.datasets.record_source import RecordSource
 from maskrcnn_benchmark.data.datasets.tsv_source import TSVSource
 from maskrcnn_benchmark.data.datasets.webdataset_shards import ShardSource
+from maskrcnn_benchmark.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def open_set(
         label_map: for detection data in shards and JSON lines; default: `<name>.labelmap.json`
             beside the file, where there is one.
     Raises:
-        FileNotFoundError, ValueError: something is missing or malformed.
+        FileNotFoundError, DataError: something is missing or malformed.
     """
     suffix = Path(path).suffix.lower()
     folders = list(images) or [Path(path).parent]
@@ -62,7 +63,7 @@ def open_set(
         labels = _label_file(path, label_map)
         numbers, categories = _classes(labels)
         if len(folders) > 1:
-            raise ValueError(f"{path}: the pictures of JSON lines lie in one folder, not {folders}")
+            raise DataError(f"{path}: the pictures of JSON lines lie in one folder, not {folders}")
         return OpenedSet(
             "json-lines", JsonLinesSource(path, folders[0], numbers), numbers, categories
         )
@@ -74,7 +75,7 @@ def open_set(
         return OpenedSet("folder", FolderSource(path))
     if not Path(path).exists():
         raise FileNotFoundError(f"{path} does not exist")
-    raise ValueError(
+    raise DataError(
         f"{path} is no set: name a .json, .yaml, .jsonl or .tar file, or a folder of pictures"
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from maskrcnn_benchmark.data.datasets.serialized_list import SerializedList
+from maskrcnn_benchmark.errors import DataError
 from maskrcnn_benchmark.utils.json_files import read_json
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class AnnotationFile:
     Args:
         path: the file.
     Raises:
-        FileNotFoundError, ValueError: missing or malformed, naming the file and the entry.
+        FileNotFoundError, DataError: missing or malformed, naming the file and the entry.
     """
 
     def __init__(self, path: str | Path):
@@ -160,7 +161,7 @@ class AnnotationFile:
             malformed = True
         if malformed:
             bad = next(i for i, box in enumerate(lists) if not _is_box(box))
-            raise ValueError(
+            raise DataError(
                 f"{self.path}: bbox of annotation {annotations[bad].get('id')} must be four finite "
                 "numbers "
                 f"[x, y, width, height], got {lists[bad]!r}"
@@ -199,18 +200,18 @@ class AnnotationFile:
     def _image_id(self, image: Mapping[str, Any]) -> int:
         image_id = self._field(image, "id")
         if not isinstance(image_id, int):
-            raise ValueError(f"{self.path}: image ids must be whole numbers, got {image_id!r}")
+            raise DataError(f"{self.path}: image ids must be whole numbers, got {image_id!r}")
         return image_id
 
     def _field(self, entry: Mapping[str, Any], field: str) -> Any:
         if field not in entry:
-            raise ValueError(f"{self.path}: entry {_shorten(entry)} lacks {field!r}")
+            raise DataError(f"{self.path}: entry {_shorten(entry)} lacks {field!r}")
         return entry[field]
 
     def _check_unique(self, ids: np.ndarray, what: str) -> None:
         values, counts = np.unique(ids, return_counts=True)
         if (counts > 1).any():
-            raise ValueError(
+            raise DataError(
                 f"{self.path}: {what} {values[counts > 1][0]} occurs {counts.max()} times; ids "
                 "must be unique"
             )
@@ -220,11 +221,11 @@ def load_coco_json(path: Path) -> dict[str, Any]:
     """Content of a COCO-style file.
 
     Raises:
-        FileNotFoundError, ValueError: missing or malformed, naming the file.
+        FileNotFoundError, DataError: missing or malformed, naming the file.
     """
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
-        raise ValueError(f"{path} is not a COCO-style file: it has no list 'images'")
+        raise DataError(f"{path} is not a COCO-style file: it has no list 'images'")
     return content
 
 

@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 
 from maskrcnn_benchmark.data.image_files import BrokenSampleError, PictureReader, read_rgb
 from maskrcnn_benchmark.data.sample_key import SampleKey, read_key
+from maskrcnn_benchmark.errors import DataError
 from maskrcnn_benchmark.grounding import RandomSource
 
 logger = logging.getLogger(__name__)
@@ -95,6 +96,6 @@ class ImageDataset(Dataset):
             error,
         )
         if len(self.broken) >= MAX_BROKEN:
-            raise RuntimeError(
+            raise DataError(
                 f"Dataset {self.name}: {MAX_BROKEN} samples cannot be read; the last was: {error}"
             ) from error

@@ -21,6 +21,7 @@ from maskrcnn_benchmark.data.datasets.grounding_target import (
 )
 from maskrcnn_benchmark.data.datasets.record_source import RecordDataset, RecordSource
 from maskrcnn_benchmark.data.datasets.tsv_source import TSVSource
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.grounding import RandomSource
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
@@ -51,7 +52,7 @@ class CaptionOptions:
 
     def __post_init__(self):
         if self.version not in FORMATS:
-            raise ValueError(
+            raise ConfigError(
                 f"DATASETS.CAPTION_FORMAT_VERSION must be one of {FORMATS}, got {self.version!r}"
             )
 
@@ -119,7 +120,7 @@ class CaptionDataset(RecordDataset):
             if len(record.boxes) >= needed:
                 return index, record
             index = rng.python.randrange(len(self))
-        raise ValueError(
+        raise ConfigError(
             f"Dataset {self.name}: {_MAX_DRAWS} samples drawn, none with {needed} usable box(es); "
             "lower DATASETS.CAPTION_MIN_BOX or DATASETS.CAPTION_CONF"
         )

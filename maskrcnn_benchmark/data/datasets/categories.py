@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from maskrcnn_benchmark.errors import ConfigError, DataError
 from maskrcnn_benchmark.grounding.od_to_grounding import BACKGROUND_NAME
 
 logger = logging.getLogger(__name__)
@@ -54,8 +55,8 @@ def read_categories(
         override: DATASETS.OVERRIDE_CATEGORY: the classes to use instead; ids must be those of the
             file.
     Raises:
-        ValueError: an override with an unknown or doubled id, or annotations of a class that is not
-            listed.
+        ConfigError: an override with an unknown or doubled id.
+        DataError: annotations of a class that is not listed.
     """
     file_ids = [category["id"] for category in categories]
     chosen = list(categories if override is None else override)
@@ -63,17 +64,17 @@ def read_categories(
     if override is not None:
         unknown = [category for category in chosen if category["id"] not in set(file_ids)]
         if unknown:
-            raise ValueError(
+            raise ConfigError(
                 f"DATASETS.OVERRIDE_CATEGORY names {unknown[0]}, but {source} has no category with "
                 "that id "
                 f"(it has {sorted(file_ids)})"
             )
         if len(set(ids)) < len(ids):
-            raise ValueError(f"DATASETS.OVERRIDE_CATEGORY lists an id twice: {sorted(ids)}")
+            raise ConfigError(f"DATASETS.OVERRIDE_CATEGORY lists an id twice: {sorted(ids)}")
     missing = sorted(set(used_ids) - set(ids))
     if missing:
         listed = "DATASETS.OVERRIDE_CATEGORY" if override is not None else "its categories"
-        raise ValueError(f"{source}: annotations use category id {missing[0]}, which {listed} lack")
+        raise DataError(f"{source}: annotations use category id {missing[0]}, which {listed} lack")
     if ids != sorted(ids):
         logger.warning(
             "%s does not list its categories by ascending id; labels follow the ids", source

@@ -11,6 +11,7 @@ from maskrcnn_benchmark.data.datasets.grounding_target import (
     GroundedBoxes,
     GroundedText,
 )
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.grounding import NamePrompt, RandomSource
 from maskrcnn_benchmark.grounding.od_to_grounding import (
     DetectionCaption,
@@ -52,7 +53,7 @@ class AllClassesCaptioner:
         max_tokens: longest caption with special tokens.
         source: what messages call the dataset.
     Raises:
-        ValueError: the class list does not fit (naming the first class left out), or prompts are to
+        ConfigError: the class list does not fit (naming the first class left out), or prompts are to
             be shuffled.
     """
 
@@ -74,7 +75,7 @@ class AllClassesCaptioner:
         self.prompts = prompts
         self.shuffle = shuffle
         if shuffle and prompts is not None:
-            raise ValueError(
+            raise ConfigError(
                 f"{source}: captions with prompts keep their order; set DATASETS.DISABLE_SHUFFLE "
                 "True"
             )

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from maskrcnn_benchmark.data.datasets.line_index import is_fresh, save_array
+from maskrcnn_benchmark.errors import DataError
 
 
 class IdIndex:
@@ -17,7 +18,7 @@ class IdIndex:
     Args:
         path: the JSON file; `<path>.ids.npy` is written beside it.
     Raises:
-        ValueError: the file is no mapping of names to rows.
+        DataError: the file is no mapping of names to rows.
     """
 
     def __init__(self, path: Path):
@@ -46,11 +47,11 @@ def _build(path: Path) -> np.ndarray:
         hashes = np.array([_hash(name) for name in content], dtype=np.int64)
         rows = np.array([int(row) for row in content.values()], dtype=np.int64)
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} must map names of images to rows: {error!r}") from error
+        raise DataError(f"{path} must map names of images to rows: {error!r}") from error
     order = np.argsort(hashes)
     table = np.stack([hashes[order], rows[order]])
     if (np.diff(table[0]) == 0).any():
-        raise ValueError(f"{path}: two names share a hash; rename one of the images")
+        raise DataError(f"{path}: two names share a hash; rename one of the images")
     return table
 
 

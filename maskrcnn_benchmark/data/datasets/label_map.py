@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from maskrcnn_benchmark.errors import DataError
 from maskrcnn_benchmark.grounding.od_to_grounding import BACKGROUND_NAME
 
 
@@ -17,7 +18,7 @@ def read_label_map(path: str | Path) -> dict[str, int]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it has another form, or gives label 0 to a class.
+        DataError: it has another form, or gives label 0 to a class.
     """
     path = Path(path)
     if not path.is_file():
@@ -26,7 +27,7 @@ def read_label_map(path: str | Path) -> dict[str, int]:
         name: label for name, label in _read(path).items() if name not in (BACKGROUND_NAME, "")
     }
     if 0 in named.values():
-        raise ValueError(f"{path}: label 0 stands for the background; labels count from 1")
+        raise DataError(f"{path}: label 0 stands for the background; labels count from 1")
     return {**named, BACKGROUND_NAME: 0}
 
 
@@ -44,7 +45,7 @@ def _read(path: Path) -> dict[str, int]:
             return {name: int(number) + 1 for number, name in content.items()}
         return {name: int(label) for name, label in content.items()}
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(
+        raise DataError(
             f'{path} is no label map: it must be JSON such as {{"dog": 1, "cat": 2}} or '
             f'{{"0": "dog", "1": "cat"}} ({error})'
         ) from error

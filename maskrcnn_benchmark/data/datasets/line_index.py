@@ -13,6 +13,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from maskrcnn_benchmark.errors import DataError
+
 logger = logging.getLogger(__name__)
 
 _SCAN_BYTES = 1 << 26
@@ -25,7 +27,7 @@ def load_line_index(tsv: Path) -> np.ndarray:
 
     Raises:
         FileNotFoundError: there is no such TSV file.
-        ValueError: the index does not belong to the file.
+        DataError: the index does not belong to the file.
     """
     if not tsv.is_file():
         raise FileNotFoundError(f"{tsv} does not exist")
@@ -35,14 +37,14 @@ def load_line_index(tsv: Path) -> np.ndarray:
     else:
         offsets = _read_text(text) if text.is_file() else _build(tsv, text)
         if not (np.diff(offsets) > 0).all():
-            raise ValueError(
+            raise DataError(
                 f"{text}: offsets do not rise from line to line; delete it to rebuild it"
             )
         if save_array(binary, offsets):
             offsets = np.load(binary, mmap_mode="r")
     size = tsv.stat().st_size
     if len(offsets) and (offsets[0] != 0 or offsets[-1] >= size):
-        raise ValueError(
+        raise DataError(
             f"{text} does not belong to {tsv} ({size} bytes; offsets {offsets[0]} to "
             f"{offsets[-1]}): delete it and "
             f"{binary.name} to rebuild them"
@@ -84,7 +86,7 @@ def _read_text(path: Path) -> np.ndarray:
     try:
         return np.array(path.read_bytes().split(), dtype=np.int64)
     except ValueError as error:
-        raise ValueError(f"{path} must hold one byte offset per line: {error}") from error
+        raise DataError(f"{path} must hold one byte offset per line: {error}") from error
 
 
 def scan_lines(path: Path) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 from maskrcnn_benchmark.data.datasets.base import ImageDataset
 from maskrcnn_benchmark.data.datasets.line_index import is_fresh, save_array
 from maskrcnn_benchmark.data.image_files import BrokenRecordError, UnreadableImageError
+from maskrcnn_benchmark.errors import DataError
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +118,7 @@ def cached_sizes(path: Path, size_of: Callable[[bytes, str], tuple[int, int]]) -
     Args:
         size_of: (height, width) of one line; the second argument is what messages call it.
     Raises:
-        ValueError: not one row gives a size.
+        DataError: not one row gives a size.
     """
     cache = path.with_suffix(".sizes.npy")
     if is_fresh(cache, path):
@@ -132,7 +133,7 @@ def cached_sizes(path: Path, size_of: Callable[[bytes, str], tuple[int, int]]) -
                 sizes.append((1, 1))
     if broken:
         if len(broken) == len(sizes):
-            raise ValueError(f"No row of {path} gives a size; the first: {broken[0]}")
+            raise DataError(f"No row of {path} gives a size; the first: {broken[0]}")
         logger.warning(
             "%d of %d rows give no size of their picture (first: %s)",
             len(broken),

@@ -4,6 +4,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from maskrcnn_benchmark.data.sample_key import SampleKey, read_key
+from maskrcnn_benchmark.errors import ConfigError
 
 
 class ReplayDataset(Dataset):
@@ -44,10 +45,10 @@ def replay_length(num_samples: int, share: float) -> int:
     """Samples to add to ``num_samples`` so that they make up ``share`` of all; at least one.
 
     Raises:
-        ValueError: the share does not lie between 0 and 1.
+        ConfigError: the share does not lie between 0 and 1.
     """
     if not 0.0 < share < 1.0:
-        raise ValueError(
+        raise ConfigError(
             f"DATASETS.REPLAY_SHARE is {share}; it must lie between 0 and 1, both excluded"
         )
     return max(1, round(num_samples * share / (1.0 - share)))

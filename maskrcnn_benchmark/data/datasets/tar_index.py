@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from maskrcnn_benchmark.data.datasets.line_index import is_fresh, write_whole
+from maskrcnn_benchmark.errors import DataError
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ def build_index(shard: Path) -> np.ndarray:
     Returns:
         (num_samples, 8) int64, columns as in `SamplePlace`.
     Raises:
-        ValueError: it is compressed, cut short or no tar file.
+        DataError: it is compressed, cut short or no tar file.
     """
     logger.info("Building the index of %s", shard)
     places, incomplete = [], []
@@ -156,13 +157,13 @@ def _members(shard: Path) -> Iterator[tarfile.TarInfo]:
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
                 if member.offset_data + member.size > length:
-                    raise ValueError(f"{shard} is cut short: {member.name} is not whole")
+                    raise DataError(f"{shard} is cut short: {member.name} is not whole")
                 if member.isfile():
                     yield member
                 # Otherwise it would keep every member of the file.
                 archive.members.clear()
     except tarfile.ReadError as error:
-        raise ValueError(
+        raise DataError(
             f"{shard} is no plain tar file ({error}); a compressed one must be unpacked, a broken "
             "one downloaded again"
         ) from error

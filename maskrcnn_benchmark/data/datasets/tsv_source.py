@@ -14,6 +14,7 @@ from maskrcnn_benchmark.data.datasets.label_map import read_label_map
 from maskrcnn_benchmark.data.datasets.record_source import RecordSource, cached_sizes
 from maskrcnn_benchmark.data.datasets.tsv_file import TSVFile
 from maskrcnn_benchmark.data.image_files import BrokenRecordError
+from maskrcnn_benchmark.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class TSVSource(RecordSource):
         clean_labels: read "clean_label" where the label path says "raw_label"
             (DATASETS.REPLACE_CLEAN_LABEL).
     Raises:
-        FileNotFoundError, ValueError: a file is missing or does not fit.
+        FileNotFoundError, ConfigError, DataError: a file is missing or does not fit.
     """
 
     def __init__(self, yaml_file: str | Path, *, clean_labels: bool = False):
@@ -107,7 +108,7 @@ class TSVSource(RecordSource):
         value = self._settings.get(key)
         if value is None:
             if needed:
-                raise ValueError(f"{self.path} lacks the key {key!r}")
+                raise DataError(f"{self.path} lacks the key {key!r}")
             return None
         for candidate in (Path(value), self.path.parent / value):
             if candidate.is_file():
@@ -118,34 +119,34 @@ class TSVSource(RecordSource):
         """Refuse a set of pictures alone.
 
         Raises:
-            ValueError: the YAML file names no labels.
+            DataError: the YAML file names no labels.
         """
         if self.labels is None:
-            raise ValueError(f"{self.path} lacks the key 'label'")
+            raise DataError(f"{self.path} lacks the key 'label'")
 
     def label_map(self) -> dict[str, int]:
         """Class name -> label in the order of the map file, background (0) last.
 
         Raises:
-            ValueError: the YAML file names no label map.
+            DataError: the YAML file names no label map.
         """
         path = self.file("labelmap") or self.file("jsondict")
         if path is None:
-            raise ValueError(f"{self.path} lacks the key 'labelmap'")
+            raise DataError(f"{self.path} lacks the key 'labelmap'")
         return read_label_map(path)
 
     def sizes(self) -> np.ndarray:
         """(num_samples, 2) heights and widths.
 
         Raises:
-            ValueError: the set does not say how large its pictures are.
+            ConfigError: the set does not say how large its pictures are.
         """
         if self.image_row_of_id is not None:
             sizes = cached_sizes(self.labels.path, _size_of_caption_record)
         elif self.hw is not None:
             sizes = cached_sizes(self.hw.path, _size_of_hw_record)
         else:
-            raise ValueError(
+            raise ConfigError(
                 f"{self.path} has no 'hw' file, so the sizes of its pictures are unknown: set "
                 "DATALOADER.ASPECT_RATIO_GROUPING False"
             )
@@ -156,7 +157,7 @@ class TSVSource(RecordSource):
             raise FileNotFoundError(f"Dataset file {self.path} does not exist")
         settings = yaml.safe_load(self.path.read_text(encoding="utf-8"))
         if not isinstance(settings, dict):
-            raise ValueError(f"{self.path} must be a mapping with the key 'img'")
+            raise DataError(f"{self.path} must be a mapping with the key 'img'")
         return settings
 
     def _tsv(self, key: str) -> TSVFile | None:
@@ -174,16 +175,16 @@ class TSVSource(RecordSource):
         try:
             return np.array(path.read_bytes().split(), dtype=np.int64)
         except ValueError as error:
-            raise ValueError(f"{path} must hold one row number per line: {error}") from error
+            raise DataError(f"{path} must hold one row number per line: {error}") from error
 
     def _check_lengths(self) -> None:
         if self.image_row_of_id is not None:
             if self.labels is None:
-                raise ValueError(f"{self.path}: 'imageid2idx' needs 'label'")
+                raise DataError(f"{self.path}: 'imageid2idx' needs 'label'")
         else:
             for key, file in (("label", self.labels), ("hw", self.hw)):
                 if file is not None and len(file) != len(self.images):
-                    raise ValueError(
+                    raise DataError(
                         f"{self.path}: {key} file {file.path} has {len(file)} rows, the images "
                         f"{self.images.path} have {len(self.images)}; rows must correspond"
                     )
@@ -193,7 +194,7 @@ class TSVSource(RecordSource):
             and len(self.rows)
             and not 0 <= self.rows.min() <= self.rows.max() <= last
         ):
-            raise ValueError(f"{self.path}: 'linelist' names rows outside 0 to {last}")
+            raise DataError(f"{self.path}: 'linelist' names rows outside 0 to {last}")
 
 
 def _size_of_hw_record(line: bytes, where: str) -> tuple[int, int]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from maskrcnn_benchmark.data.datasets.base import ImageDataset
+from maskrcnn_benchmark.errors import DataError
 from maskrcnn_benchmark.grounding import RandomSource
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
@@ -76,7 +77,7 @@ class PascalVOCDataset(ImageDataset):
         for item in root.iter("object"):
             name = item.findtext("name", "").strip().lower()
             if name not in CLASSES:
-                raise ValueError(
+                raise DataError(
                     f"{self._annotation_path(index)}: {name!r} is not one of VOC's classes"
                 )
             corners = [
@@ -109,4 +110,4 @@ class PascalVOCDataset(ImageDataset):
         try:
             return ElementTree.parse(self._annotation_path(index)).getroot()
         except ElementTree.ParseError as error:
-            raise ValueError(f"{self._annotation_path(index)} is not valid XML: {error}") from error
+            raise DataError(f"{self._annotation_path(index)} is not valid XML: {error}") from error

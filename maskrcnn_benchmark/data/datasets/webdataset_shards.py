@@ -24,6 +24,7 @@ from maskrcnn_benchmark.data.datasets.tar_index import (
     write_index,
 )
 from maskrcnn_benchmark.data.image_files import BrokenRecordError
+from maskrcnn_benchmark.errors import DataError
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class ShardSource(RecordSource):
         shards: the files. An index is built beside each where there is none (see `tar_index`).
     Raises:
         FileNotFoundError: a shard is not there.
-        ValueError: a shard is no plain tar file, or there is not one sample.
+        DataError: a shard is no plain tar file, or there is not one sample.
     """
 
     def __init__(self, shards: Sequence[str | Path]):
@@ -51,7 +52,7 @@ class ShardSource(RecordSource):
         counts = [self._count(number) for number in range(len(self.shards))]
         empty = [shard for shard, count in zip(self.shards, counts) if not count]
         if len(empty) == len(self.shards):
-            raise ValueError(f"No sample in {len(empty)} shards ({', '.join(map(str, empty[:3]))})")
+            raise DataError(f"No sample in {len(empty)} shards ({', '.join(map(str, empty[:3]))})")
         if empty:
             logger.warning(
                 "%d of %d shards hold no sample and are skipped (first: %s)",

@@ -8,6 +8,7 @@ from torch.utils.data import Sampler
 
 from maskrcnn_benchmark.data.sample_key import SampleKey
 from maskrcnn_benchmark.data.samplers.aspect_ratio import full_batches
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.grounding import mix_seed
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class TrainingBatchSampler(Sampler[list[SampleKey]]):
         groups: (num_samples,) aspect group of every sample, or None.
         start: batch to begin with.
     Raises:
-        ValueError: the samples cannot fill one step.
+        ConfigError: the samples cannot fill one step.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class TrainingBatchSampler(Sampler[list[SampleKey]]):
             self.world_size * self.accumulation_steps
         )
         if steps == 0:
-            raise ValueError(
+            raise ConfigError(
                 f"{self.num_samples} training samples cannot fill {self.accumulation_steps} "
                 "batch(es) of "
                 f"{self.images_per_batch} on each of {self.world_size} process(es) (aspect groups: "

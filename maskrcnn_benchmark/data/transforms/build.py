@@ -11,6 +11,7 @@ from maskrcnn_benchmark.data.transforms.transforms import (
     Resize,
     ToTensor,
 )
+from maskrcnn_benchmark.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +48,11 @@ def picture_backend(cfg) -> str:
     """INPUT.IMAGE_BACKEND.
 
     Raises:
-        ValueError: neither "pil" nor "torchvision".
+        ConfigError: neither "pil" nor "torchvision".
     """
     backend = cfg.INPUT.IMAGE_BACKEND
     if backend not in ("pil", "torchvision"):
-        raise ValueError(f"INPUT.IMAGE_BACKEND must be 'pil' or 'torchvision', not {backend!r}")
+        raise ConfigError(f"INPUT.IMAGE_BACKEND must be 'pil' or 'torchvision', not {backend!r}")
     return backend
 
 
@@ -59,7 +60,7 @@ def build_normalize(cfg) -> Normalize:
     """Normalisation by INPUT.FORMAT, or by INPUT.TO_BGR255 where that is empty.
 
     Raises:
-        ValueError: neither says what the network sees.
+        ConfigError: neither says what the network sees.
     """
     return Normalize(*_normalisation(cfg))
 
@@ -67,7 +68,7 @@ def build_normalize(cfg) -> Normalize:
 def _normalisation(cfg) -> tuple:
     pixel_format = cfg.INPUT.FORMAT or ("bgr255" if cfg.INPUT.TO_BGR255 else "")
     if not pixel_format:
-        raise ValueError(
+        raise ConfigError(
             "INPUT.TO_BGR255 is False and INPUT.FORMAT empty: set INPUT.FORMAT, for example to "
             "'rgb' or 'bgr255'"
         )

@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+from maskrcnn_benchmark.errors import UserError
+
 PART_SUFFIX = ".part"
 
 
-class DatasetWriteError(OSError):
+class DatasetWriteError(UserError, OSError):
     """A file cannot be written; the message names it and the room left."""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.layers.batch_norm import FrozenBatchNorm2d, NaiveSyncBatchNorm
 from maskrcnn_benchmark.layers.drop_block import DropBlock2D
 from maskrcnn_benchmark.modeling.backbone import resnet
@@ -31,12 +32,12 @@ def build_backbone(cfg: Any) -> nn.Sequential:
         ``out_channels`` is the number of channels of every level (of the last map, without FPN).
 
     Raises:
-        ValueError: for an unknown name or options that do not fit each other.
+        ConfigError: for an unknown name or options that do not fit each other.
         NotImplementedError: for variants of the original that no published model uses.
     """
     name = cfg.MODEL.BACKBONE.CONV_BODY
     if name not in BUILDERS:
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.BACKBONE.CONV_BODY: unknown backbone {name!r}; choose one of "
             f"{', '.join(sorted(BUILDERS))}"
         )
@@ -50,12 +51,12 @@ def build_fused_swin(cfg: Any, *, num_fused: int, text_dim: int, norm_query: boo
         as ``build_backbone``, except that ``body`` stops before its first fused block.
 
     Raises:
-        ValueError: for a backbone that is not Swin, or options that do not fit each other.
+        ConfigError: for a backbone that is not Swin, or options that do not fit each other.
         NotImplementedError: see ``build_backbone``.
     """
     name = cfg.MODEL.BACKBONE.CONV_BODY
     if name not in SWIN_PYRAMIDS:
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.BACKBONE.CONV_BODY: {name!r} cannot be fused with the text; with "
             f"MODEL.SWINT.VERSION 'fusion' choose {' or '.join(SWIN_PYRAMIDS)}"
         )
@@ -69,7 +70,7 @@ def _swin_fpn(cfg: Any, retinanet: bool) -> nn.Sequential:
     """Swin with a pyramid on strides 8 to 32 (and P6, P7) or 4 to 32 (and a pooled level)."""
     version = cfg.MODEL.SWINT.VERSION
     if version == "fusion":
-        raise ValueError(
+        raise ConfigError(
             "MODEL.SWINT.VERSION: 'fusion' needs the text, too; build the whole detector"
         )
     if version != "v1":
@@ -103,7 +104,7 @@ def _make_swin_fpn(
         use_checkpoint=backbone.USE_CHECKPOINT,
     )
     if list(swin.OUT_CHANNELS) != body.num_features:
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.SWINT.OUT_CHANNELS is {tuple(swin.OUT_CHANNELS)}, but EMBED_DIM "
             f"{swin.EMBED_DIM} makes {tuple(body.num_features)}"
         )
@@ -168,7 +169,7 @@ def _choose_norm(
         return partial(_group_norm, cfg)
     if name == f"{prefix}WithFixedBatchNorm":
         return batch_norm
-    raise ValueError(
+    raise ConfigError(
         f"MODEL.RESNETS.{key}: unknown {name!r}; choose {prefix}WithFixedBatchNorm or "
         f"{prefix}WithGN"
     )
@@ -226,7 +227,7 @@ def _stage_indices(names: Sequence[str], num_stages: int) -> list[int]:
     known = {f"stage{index + 2}": index for index in range(num_stages)}
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.BACKBONE.OUT_FEATURES: unknown {unknown}; choose from {', '.join(known)}"
         )
     return sorted(known[name] for name in names)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.modeling.backbone import build_backbone
 from maskrcnn_benchmark.modeling.detector.fused_vl_rcnn import FusedVLRCNN
 from maskrcnn_benchmark.modeling.detector.generalized_vl_rcnn import (
@@ -27,7 +28,7 @@ def build_detection_model(cfg: Any) -> GeneralizedVLRCNN:
     the head (GLIP).
 
     Raises:
-        ValueError: for an unknown detector or options that do not fit each other.
+        ConfigError: for an unknown detector or options that do not fit each other.
     """
     _check(cfg)
     tokenizer = build_tokenizer(cfg)
@@ -56,7 +57,7 @@ def _check_vocabulary(cfg: Any, tokenizer: Any, language_backbone: nn.Sequential
     known = language_backbone.body.vocabulary_size
     if len(tokenizer) > known:
         options = cfg.MODEL.LANGUAGE_BACKBONE
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.LANGUAGE_BACKBONE.TOKENIZER_TYPE {options.TOKENIZER_TYPE!r} has "
             f"{len(tokenizer)} words, but MODEL_TYPE {options.MODEL_TYPE!r} knows {known}: they do "
             "not belong together"
@@ -100,19 +101,19 @@ def _freezing(cfg: Any) -> Freezing:
 def _check(cfg: Any) -> None:
     model = cfg.MODEL
     if model.META_ARCHITECTURE != "GeneralizedVLRCNN":
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.META_ARCHITECTURE: {model.META_ARCHITECTURE!r} is not supported, only "
             "'GeneralizedVLRCNN'"
         )
     if not model.RPN_ONLY or model.MASK_ON:
-        raise ValueError(
+        raise ConfigError(
             "box, mask and keypoint heads are not supported: set MODEL.RPN_ONLY True and "
             "MODEL.MASK_ON False, as the published configurations do"
         )
     if model.RPN.FORCE_BOXES:
-        raise ValueError("MODEL.RPN.FORCE_BOXES needs a second stage, which is not supported")
+        raise ConfigError("MODEL.RPN.FORCE_BOXES needs a second stage, which is not supported")
     if cfg.GLIPKNOW.PARALLEL_LANGUAGE_INPUT:
-        raise ValueError(
+        raise ConfigError(
             "GLIPKNOW.PARALLEL_LANGUAGE_INPUT (one caption per class) is not supported: set it "
             "False"
         )

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.modeling.language_backbone.masking import mask_tokens
 from maskrcnn_benchmark.modeling.language_backbone.text_features import TextFeatures
 from maskrcnn_benchmark.modeling.language_backbone.tokenizer import encode_captions
@@ -94,7 +95,7 @@ class GeneralizedVLRCNN(nn.Module):
         freezing: what does not train.
 
     Raises:
-        ValueError: for a linear probe on a backbone that trains.
+        ConfigError: for a linear probe on a backbone that trains.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class GeneralizedVLRCNN(nn.Module):
         has_fpn = hasattr(self.backbone, "fpn")
         frozen = self.freezing.backbone_body and (self.freezing.fpn or not has_fpn)
         if self.freezing.linear_probe and not frozen:
-            raise ValueError(
+            raise ConfigError(
                 "a linear probe needs a frozen backbone: set MODEL.BACKBONE.FREEZE"
                 + (" and MODEL.FPN.FREEZE" if has_fpn else "")
                 + " with MODEL.LINEAR_PROB"
@@ -144,7 +145,8 @@ class GeneralizedVLRCNN(nn.Module):
     ) -> TextFeatures:
         """Features of captions, on the device of the model.
 
-        In evaluation mode a caption that occurs several times is encoded once.
+        In evaluation mode a caption that occurs several times is encoded once. The first call
+        warns of a text encoder that no weights were loaded into.
 
         Args:
             captions: ``B`` sentences.

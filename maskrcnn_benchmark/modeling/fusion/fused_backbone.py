@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.modeling.backbone.build import build_fused_swin
 from maskrcnn_benchmark.modeling.language_backbone.build import build_fused_roberta, load_fused_text
 from maskrcnn_benchmark.modeling.language_backbone.fused_roberta import padding_scores
@@ -101,12 +102,12 @@ def build_fused_backbone(cfg: Any) -> FusedBackbone:
     RoBERTa-base, as published.
 
     Raises:
-        ValueError: for an unknown layout or options that do not fit each other.
+        ConfigError: for an unknown layout or options that do not fit each other.
         FileNotFoundError, PretrainedFilesMissing: if the text encoder's files cannot be had.
     """
     version = cfg.MODEL.BACKBONE.FUSION_VERSION
     if version not in ("v2", "v3"):
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.BACKBONE.FUSION_VERSION: {version!r} is not supported; choose 'v2' (FIBER's "
             "detection models) or 'v3' (its referring-expression models). 'v1', the default, is a "
             "one-sided fusion that no published model uses"

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 from transformers import RobertaModel
 
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.modeling.language_backbone.bert import BertEncoder, load_bert
 from maskrcnn_benchmark.modeling.language_backbone.clip import CLIPTextEncoder, text_weights
 from maskrcnn_benchmark.modeling.language_backbone.fused_roberta import FusedRobertaEncoder
@@ -34,7 +35,7 @@ def build_language_backbone(cfg: Any) -> nn.Sequential:
         width of a token's features.
 
     Raises:
-        ValueError: if ``LANG_DIM`` is not the encoder's width, or captions may be longer than it
+        ConfigError: if ``LANG_DIM`` is not the encoder's width, or captions may be longer than it
             reads.
         NotImplementedError: for encoders that are not offered.
         FileNotFoundError, PretrainedFilesMissing: if the encoder's files cannot be had.
@@ -63,13 +64,13 @@ def load_fused_text(cfg: Any) -> RobertaModel:
     a RoBERTa by name or folder.
 
     Raises:
-        ValueError: for an encoder that is not RoBERTa, or reads too short captions.
+        ConfigError: for an encoder that is not RoBERTa, or reads too short captions.
         FileNotFoundError, PretrainedFilesMissing: if the encoder's files cannot be had.
     """
     options = cfg.MODEL.LANGUAGE_BACKBONE
     name = options.MODEL_TYPE
     if name in ("roberta-fused", "rnn", "clip") or name.startswith("bert"):
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.LANGUAGE_BACKBONE.MODEL_TYPE: {name!r} cannot be fused with the image; with "
             "MODEL.SWINT.VERSION 'fusion' use 'roberta-fused-v2', or a folder of a RoBERTa"
         )
@@ -86,7 +87,7 @@ def build_fused_roberta(cfg: Any, model: RobertaModel, visual_dims: Sequence[int
         ``FusedRobertaEncoder``.
 
     Raises:
-        ValueError: if ``LANG_DIM`` is not the encoder's width.
+        ConfigError: if ``LANG_DIM`` is not the encoder's width.
     """
     options = cfg.MODEL.LANGUAGE_BACKBONE
     body = FusedRobertaEncoder(model, visual_dims, options.USE_CHECKPOINT)
@@ -96,7 +97,7 @@ def build_fused_roberta(cfg: Any, model: RobertaModel, visual_dims: Sequence[int
 def _check_length(options: Any, longest: int) -> None:
     asked = options.MAX_QUERY_LEN
     if asked > longest:
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.LANGUAGE_BACKBONE.MAX_QUERY_LEN is {asked}, but {options.MODEL_TYPE} reads at "
             f"most {longest} tokens"
         )
@@ -105,7 +106,7 @@ def _check_length(options: Any, longest: int) -> None:
 def _as_backbone(options: Any, body: nn.Module) -> nn.Sequential:
     stated, width = options.LANG_DIM, body.language_dim
     if stated != width:
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.LANGUAGE_BACKBONE.LANG_DIM is {stated}, but {options.MODEL_TYPE} has features "
             f"of width {width}; set LANG_DIM to {width}"
         )

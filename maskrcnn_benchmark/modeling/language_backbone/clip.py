@@ -14,6 +14,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.modeling.language_backbone.text_features import TextFeatures
 
 EPS = 1e-12
@@ -121,11 +122,11 @@ class CLIPTextEncoder(nn.Module):
             sequence, neither masked nor pooled.
 
         Raises:
-            ValueError: if the captions do not have ``context_length`` tokens.
+            ConfigError: if the captions do not have ``context_length`` tokens.
         """
         input_ids, masks = tokens["input_ids"], tokens["attention_mask"].long()
         if input_ids.shape[1] != self.context_length:
-            raise ValueError(
+            raise ConfigError(
                 f"CLIP's text encoder reads exactly {self.context_length} tokens "
                 f"(MODEL.CLIP.CONTEXT_LENGTH), got {input_ids.shape[1]}; set "
                 "MODEL.LANGUAGE_BACKBONE.MAX_QUERY_LEN to the same and PAD_MAX to True"

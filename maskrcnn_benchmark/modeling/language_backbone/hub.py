@@ -11,6 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
+from maskrcnn_benchmark.errors import UserError
+
 Loaded = TypeVar("Loaded")
 
 logger = logging.getLogger(__name__)
@@ -20,7 +22,7 @@ SOURCE_TREE = Path(__file__).resolve().parents[3]
 """The checkout that the package runs from, unless it is installed without ``-e``."""
 
 
-class PretrainedFilesMissing(OSError):
+class PretrainedFilesMissing(UserError, OSError):
     """Neither the cache nor the hub gave the files of a model or tokenizer."""
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.modeling.language_backbone.hub import (
     PretrainedFilesMissing,
     find_folder,
@@ -58,7 +59,7 @@ def load_encoder(name: str, family: EncoderFamily) -> PreTrainedModel:
     Raises:
         FileNotFoundError: if a folder, or its configuration, does not exist.
         PretrainedFilesMissing: if even the configuration of ``name`` is out of reach.
-        ValueError: if the folder holds another kind of model.
+        ConfigError: if the folder holds another kind of model.
     """
     advice = (
         "Set MODEL.LANGUAGE_BACKBONE.MODEL_TYPE to a folder with config.json (weights beside it "
@@ -100,7 +101,7 @@ def _read_config(folder: Path, family: EncoderFamily) -> PretrainedConfig:
         raise FileNotFoundError(f"{path} is missing: a text encoder's folder needs it")
     kind = json.loads(path.read_text(encoding="utf-8")).get("model_type", family.kind)
     if kind != family.kind:
-        raise ValueError(
+        raise ConfigError(
             f"{path} describes a {kind!r} model, but this detector's "
             f"MODEL.LANGUAGE_BACKBONE.MODEL_TYPE takes folders of {family.kind!r} models"
         )

@@ -14,6 +14,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerFast
 
+from maskrcnn_benchmark.errors import ConfigError, DataError
 from maskrcnn_benchmark.modeling.language_backbone.hub import (
     PretrainedFilesMissing,
     find_folder,
@@ -42,7 +43,7 @@ def build_tokenizer(cfg: Any) -> PreTrainedTokenizerFast:
     if cfg.MODEL.DYHEAD.FUSE_CONFIG.MLM_LOSS and tokenizer.mask_token_id is None:
         token = tokenizer.convert_ids_to_tokens(CLIP_MASK_ID)
         if token is None:
-            raise ValueError(
+            raise ConfigError(
                 f"tokenizer {name!r} has no mask token, which "
                 "MODEL.DYHEAD.FUSE_CONFIG.MLM_LOSS needs; switch that off or use another tokenizer"
             )
@@ -82,7 +83,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerFast:
         logger.info("vocabulary of bert-base-uncased taken from the package at %s", folder)
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     if not tokenizer.is_fast:
-        raise ValueError(
+        raise ConfigError(
             f"{name!r} gives a slow tokenizer ({type(tokenizer).__name__}), which cannot say which "
             "characters a token covers; a folder with tokenizer.json gives a fast one"
         )
@@ -149,14 +150,14 @@ def clip_tokenizer(merges_file: str | Path) -> PreTrainedTokenizerFast:
     Lower-cases and joins white space; 49,408 tokens, padded with the end-of-text token.
 
     Raises:
-        ValueError: if the file has too few lines to be that list.
+        DataError: if the file has too few lines to be that list.
     """
     with gzip.open(merges_file, "rt", encoding="utf-8") as file:
         lines = file.read().split("\n")
     # A header, then the merges that CLIP's vocabulary uses; the file holds more.
     num_merges = 49152 - 256 - 2
     if len(lines) <= num_merges:
-        raise ValueError(f"{merges_file}: {len(lines)} lines are too few for CLIP's merges")
+        raise DataError(f"{merges_file}: {len(lines)} lines are too few for CLIP's merges")
     merges = [tuple(line.split()) for line in lines[1 : num_merges + 1]]
     letters = _byte_letters()
     words = letters + [letter + "</w>" for letter in letters]

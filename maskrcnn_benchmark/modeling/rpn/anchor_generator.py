@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from maskrcnn_benchmark.errors import ConfigError
+
 # Grids of at most this many feature sizes are remembered; one of an 800 x 1333 image takes 360 kB.
 CACHED_GRIDS = 64
 
@@ -194,11 +196,11 @@ def make_anchor_generator(cfg) -> AnchorGenerator:
     """Anchor generator of the dense head, from ``MODEL.RPN``.
 
     Raises:
-        ValueError: if the anchor keys do not fit each other, naming them.
+        ConfigError: if the anchor keys do not fit each other, naming them.
     """
     rpn = cfg.MODEL.RPN
     if len(rpn.ANCHOR_SIZES) != len(rpn.ANCHOR_STRIDE):
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.RPN.ANCHOR_SIZES has {len(rpn.ANCHOR_SIZES)} entries and "
             f"MODEL.RPN.ANCHOR_STRIDE {len(rpn.ANCHOR_STRIDE)}: the dense head needs one of each "
             "per pyramid level"

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.layers.batch_norm import NaiveSyncBatchNorm
 from maskrcnn_benchmark.modeling.fusion import BiAttentionFuse, FeatureResizer, TextToImageFuse
 from maskrcnn_benchmark.modeling.language_backbone.prompt_offsets import PROMPT_SLOTS
@@ -41,10 +42,10 @@ def build_rpn(
         vocabulary_size: number of words a masked token is chosen from.
 
     Raises:
-        ValueError: for an unknown head or options that do not fit each other.
+        ConfigError: for an unknown head or options that do not fit each other.
     """
     if cfg.MODEL.RPN_ARCHITECTURE != "VLDYHEAD":
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.RPN_ARCHITECTURE: {cfg.MODEL.RPN_ARCHITECTURE!r} is not supported, only "
             "'VLDYHEAD'"
         )
@@ -105,25 +106,25 @@ def _check(cfg: Any, text_dim: int) -> None:
     key = "MODEL.DYHEAD.FUSE_CONFIG"
     contrastive = fuse.USE_CONTRASTIVE_ALIGN_LOSS
     if contrastive and fuse.USE_FUSED_FEATURES_DOT_PRODUCT:
-        raise ValueError(
+        raise ConfigError(
             f"{key}.USE_CONTRASTIVE_ALIGN_LOSS reads the resized text of the encoder: set "
             f"{key}.USE_FUSED_FEATURES_DOT_PRODUCT False"
         )
     if contrastive and fuse.MLM_LOSS:
-        raise ValueError(f"{key}.USE_CONTRASTIVE_ALIGN_LOSS and {key}.MLM_LOSS exclude each other")
+        raise ConfigError(f"{key}.USE_CONTRASTIVE_ALIGN_LOSS and {key}.MLM_LOSS exclude each other")
     if contrastive and fuse.ADD_LINEAR_LAYER and text_dim != fuse.JOINT_EMB_SIZE:
-        raise ValueError(
+        raise ConfigError(
             f"{key}.ADD_LINEAR_LAYER adds to the text of width {text_dim} and cannot follow the "
             f"resizing to {fuse.JOINT_EMB_SIZE} of {key}.USE_CONTRASTIVE_ALIGN_LOSS"
         )
     if dyhead.CONV_FUNC:
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.DYHEAD.CONV_FUNC: {dyhead.CONV_FUNC!r} is not supported, leave it empty"
         )
     if not fuse.EARLY_FUSE_ON:
         return
     if fuse.TYPE not in FUSIONS:
-        raise ValueError(
+        raise ConfigError(
             f"{key}.TYPE: unknown fusion {fuse.TYPE!r}; choose of {', '.join(FUSIONS)}, or set "
             f"{key}.EARLY_FUSE_ON False"
         )
@@ -133,7 +134,7 @@ def _check(cfg: Any, text_dim: int) -> None:
         f"{key}.JOINT_EMB_SIZE": fuse.JOINT_EMB_SIZE,
     }
     if len(set(widths.values())) > 1:
-        raise ValueError(
+        raise ConfigError(
             "fusion needs one width of visual tokens, got "
             + ", ".join(f"{name} {width}" for name, width in widths.items())
         )

@@ -9,6 +9,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.layers import sigmoid_focal_loss, token_sigmoid_focal_loss
 from maskrcnn_benchmark.layers.iou_loss import giou_loss
 from maskrcnn_benchmark.modeling.language_backbone.text_features import TextFeatures
@@ -328,20 +329,20 @@ def build_loss_evaluator(cfg, text_dim: int | None = None) -> ATSSLoss:
         text_dim: width of the text features; None: ``MODEL.LANGUAGE_BACKBONE.LANG_DIM``.
 
     Raises:
-        ValueError: for the backbone variant of the shallow contrastive loss, which needs a backbone
+        ConfigError: for the backbone variant of the shallow contrastive loss, which needs a backbone
             that reads language.
     """
     fuse = cfg.MODEL.DYHEAD.FUSE_CONFIG
     anchors_per_location = len(cfg.MODEL.RPN.ASPECT_RATIOS) * cfg.MODEL.RPN.SCALES_PER_OCTAVE
     if fuse.USE_BACKBONE_SHALLOW_CONTRASTIVE_LOSS:
-        raise ValueError(
+        raise ConfigError(
             "MODEL.DYHEAD.FUSE_CONFIG.USE_BACKBONE_SHALLOW_CONTRASTIVE_LOSS is not supported: no "
             "backbone here gives its maps before fusion; use USE_SHALLOW_CONTRASTIVE_LOSS"
         )
     shallow = None
     if fuse.USE_SHALLOW_CONTRASTIVE_LOSS:
         if anchors_per_location != 1:
-            raise ValueError(
+            raise ConfigError(
                 "MODEL.DYHEAD.FUSE_CONFIG.USE_SHALLOW_CONTRASTIVE_LOSS needs one anchor per "
                 f"location, MODEL.RPN gives {anchors_per_location}"
             )

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from maskrcnn_benchmark.errors import ConfigError
+
 METHODS = ("MEAN", "MAX", "POWER", "ONEHOT")
 
 
@@ -43,7 +45,7 @@ class TokenAggregator:
         method: str = "MEAN",
     ) -> None:
         if method not in METHODS:
-            raise ValueError(
+            raise ConfigError(
                 f"MODEL.DYHEAD.SCORE_AGG must be one of {', '.join(METHODS)}, not {method!r}"
             )
         self.method = method
@@ -135,7 +137,7 @@ def _validate(named: Mapping[int, Sequence[int]], num_tokens: int) -> None:
             raise ValueError(f"labels of a positive map start at 1, got {label}")
         outside = [token for token in tokens if not 0 <= token < num_tokens]
         if outside:
-            raise ValueError(
+            raise ConfigError(
                 f"label {label} names token {outside[0]} of a text that has {num_tokens} tokens; "
                 "split the classes over several captions (TEST.CHUNKED_EVALUATION)"
             )
