@@ -13,6 +13,7 @@ from maskrcnn_benchmark.modeling.language_backbone import hub
 from maskrcnn_benchmark.modeling.language_backbone.bert import BertEncoder, load_bert
 from maskrcnn_benchmark.modeling.language_backbone.build import build_language_backbone
 from maskrcnn_benchmark.modeling.language_backbone.hub import PretrainedFilesMissing
+from maskrcnn_benchmark.modeling.language_backbone.untrained import warn_if_untrained
 from tests.golden_tools import load_case, with_named_weights
 
 SMALL = {
@@ -145,9 +146,12 @@ def folder(tmp_path):
 
 
 class TestBuilding:
-    def test_a_folder_without_weights_gives_an_untrained_model_and_says_so(self, folder, caplog):
+    def test_a_folder_without_weights_gives_an_untrained_model_that_can_be_told(
+        self, folder, caplog
+    ):
+        backbone = build_language_backbone(options(folder, LANG_DIM=16, MAX_QUERY_LEN=24))
         with caplog.at_level(logging.WARNING):
-            backbone = build_language_backbone(options(folder, LANG_DIM=16, MAX_QUERY_LEN=24))
+            warn_if_untrained(backbone)
         assert "UNTRAINED" in caplog.text and str(folder) in caplog.text
         assert backbone.language_dim == 16
         assert backbone(tokens()).hidden.shape == (2, 10, 16)
@@ -158,16 +162,17 @@ class TestBuilding:
         saved.save_pretrained(folder)
         with caplog.at_level(logging.WARNING):
             loaded = load_bert(str(folder))
+            warn_if_untrained(loaded)
         assert "UNTRAINED" not in caplog.text
         for ours, theirs in zip(loaded.parameters(), saved.parameters()):
             assert torch.equal(ours, theirs)
 
-    def test_without_network_bert_base_has_the_published_size(self, monkeypatch, tmp_path, caplog):
+    def test_without_network_bert_base_has_the_published_size(self, monkeypatch):
         monkeypatch.setattr(hub, "hub_is_reachable", lambda: False)
         monkeypatch.setattr(BertModel, "from_pretrained", nothing_there)
-        with torch.device("meta"), caplog.at_level(logging.WARNING):
+        with torch.device("meta"):
             model = load_bert("bert-base-uncased")
-        assert "UNTRAINED" in caplog.text
+        assert "bert-base-uncased" in model.random_start.reason
         assert sum(parameter.numel() for parameter in model.parameters()) == 108_891_648
 
     def test_without_network_an_unknown_name_is_an_error_with_advice(self, monkeypatch):

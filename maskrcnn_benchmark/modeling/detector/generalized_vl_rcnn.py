@@ -15,6 +15,7 @@ from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.modeling.language_backbone.masking import mask_tokens
 from maskrcnn_benchmark.modeling.language_backbone.text_features import TextFeatures
 from maskrcnn_benchmark.modeling.language_backbone.tokenizer import encode_captions
+from maskrcnn_benchmark.modeling.language_backbone.untrained import warn_if_untrained
 from maskrcnn_benchmark.modeling.rpn.losses import shared_normalizers
 from maskrcnn_benchmark.modeling.rpn.vldyhead import PositiveMap, VLDyHeadModule
 from maskrcnn_benchmark.structures.bounding_box import BoxList
@@ -114,6 +115,7 @@ class GeneralizedVLRCNN(nn.Module):
         self.rpn = rpn
         self.text = text or TextOptions()
         self.freezing = freezing or Freezing()
+        self._text_in_use = False
         has_fpn = hasattr(self.backbone, "fpn")
         frozen = self.freezing.backbone_body and (self.freezing.fpn or not has_fpn)
         if self.freezing.linear_probe and not frozen:
@@ -156,6 +158,9 @@ class GeneralizedVLRCNN(nn.Module):
         Returns:
             Features of ``B`` captions and ``T`` token slots, see ``TextOptions``.
         """
+        if not self._text_in_use:
+            warn_if_untrained(self.language_backbone)
+            self._text_in_use = True
         if not self.training:
             distinct = list(dict.fromkeys(captions))
             if len(distinct) < len(captions):

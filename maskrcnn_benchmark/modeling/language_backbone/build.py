@@ -15,6 +15,7 @@ from maskrcnn_benchmark.modeling.language_backbone.bert import BertEncoder, load
 from maskrcnn_benchmark.modeling.language_backbone.clip import CLIPTextEncoder, text_weights
 from maskrcnn_benchmark.modeling.language_backbone.fused_roberta import FusedRobertaEncoder
 from maskrcnn_benchmark.modeling.language_backbone.roberta import load_roberta, longest_caption
+from maskrcnn_benchmark.modeling.language_backbone.untrained import mark_untrained
 from maskrcnn_benchmark.utils.checkpoint_files import read_checkpoint
 from maskrcnn_benchmark.utils.model_serialization import find_weights
 
@@ -132,8 +133,5 @@ def _build_clip(cfg: Any) -> CLIPTextEncoder:
         encoder.load_state_dict(text_weights(weights, options.CONTEXT_LENGTH))
         logger.info("CLIP text encoder loaded from %s", path)
     else:
-        logger.warning(
-            "the CLIP text encoder starts UNTRAINED unless a checkpoint brings its weights "
-            "(MODEL.LANGUAGE_BACKBONE.WEIGHT)"
-        )
+        mark_untrained(encoder, "MODEL.LANGUAGE_BACKBONE.WEIGHT names no file of CLIP's")
     return encoder

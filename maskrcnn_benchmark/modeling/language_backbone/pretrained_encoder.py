@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +17,7 @@ from maskrcnn_benchmark.modeling.language_backbone.hub import (
     find_folder,
     load_pretrained,
 )
-
-logger = logging.getLogger(__name__)
+from maskrcnn_benchmark.modeling.language_backbone.untrained import mark_untrained
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -49,8 +47,8 @@ class EncoderFamily:
 def load_encoder(name: str, family: EncoderFamily) -> PreTrainedModel:
     """A text encoder without pooling layer, by name or from a folder.
 
-    Without weights the model is built from its configuration, and a warning says that it is
-    untrained.
+    Without weights the model is built from its configuration and marked as untrained, see
+    ``warn_if_untrained``.
 
     Args:
         name: a name on the hub, or a folder with ``config.json`` and possibly weights.
@@ -109,12 +107,9 @@ def _read_config(folder: Path, family: EncoderFamily) -> PretrainedConfig:
 
 
 def _untrained(config: PretrainedConfig, family: EncoderFamily, reason: str) -> PreTrainedModel:
-    logger.warning(
-        "the text encoder starts UNTRAINED, with random weights, unless a checkpoint brings "
-        "them: %s",
-        reason,
-    )
-    return family.model(config, add_pooling_layer=False)
+    model = family.model(config, add_pooling_layer=False)
+    mark_untrained(model, reason)
+    return model
 
 
 def _fill_in_position_ids(
