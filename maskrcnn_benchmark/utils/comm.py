@@ -7,7 +7,6 @@ over nccl. Python objects travel over gloo, so nothing here makes the GPU wait.
 
 import logging
 import os
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from maskrcnn_benchmark.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 COLLECTIVE_TIMEOUT = timedelta(hours=2)
+BEFORE_2_8 = torch.__version__ < (2, 8)
 
 
 @dataclass(frozen=True)
@@ -123,11 +123,14 @@ def _meeting_place(settings: LaunchSettings) -> dist.Store:
 
 def cleanup() -> None:
     """Leave the process group; harmless when there is none."""
-    if is_distributed():
-        # PyTorch 2.6 joins gloo's threads without giving up the interpreter lock, which a thread
-        # that still holds a tensor of the last exchange waits for: let it finish first.
-        time.sleep(0.1)
-        dist.destroy_process_group()
+    if not is_distributed():
+        return
+    # Ending a gloo group waits for its threads, and one that still holds a tensor of the last
+    # exchange waits for the interpreter lock. Before PyTorch 2.8 a process group keeps that lock
+    # while it ends (pytorch/pytorch#154976), its backend gives it up: so the backend goes last.
+    gloo = dist.group.WORLD._get_backend(torch.device("cpu")) if BEFORE_2_8 else None
+    dist.destroy_process_group()
+    del gloo
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from maskrcnn_benchmark.utils import comm
 from tests.process_tools import run_world
@@ -120,3 +121,22 @@ def test_two_processes_exchange_values(tmp_path):
         assert result["mean"] == {"a": 5.0, "b": 1.5}
         assert result["sum"] == {"a": 10.0, "b": 3.0}
         assert result["untouched"] == [1.0, 1.0]
+
+
+def _leave_again_and_again(folder, as_before_2_8):
+    comm.BEFORE_2_8 = as_before_2_8
+    rank, world_size = comm.get_rank(), comm.get_world_size()
+    comm.cleanup()
+    for number in range(20):
+        store = dist.FileStore(f"{folder}/store_{number}", world_size)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
+        comm.all_gather(list(range(1000)))
+        comm.synchronize()
+        comm.cleanup()
+    return comm.is_distributed()
+
+
+@pytest.mark.parametrize("as_before_2_8", [comm.BEFORE_2_8, True])
+def test_a_group_can_be_left_right_after_an_exchange(tmp_path, as_before_2_8):
+    arguments = (str(tmp_path), as_before_2_8)
+    assert run_world(2, _leave_again_and_again, *arguments, folder=tmp_path) == [False, False]
