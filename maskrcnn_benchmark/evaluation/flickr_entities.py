@@ -7,7 +7,6 @@ Plummer et al., "Flickr30k Entities", IJCV 123(1), 2017.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Set
@@ -94,25 +93,26 @@ def load_entities(folder: str | Path, split: str, *, merge_boxes: bool) -> Groun
 def sentences_of_annotations(path: str | Path, *, merge_boxes: bool = False) -> GroundedSentences:
     """Phrases and boxes of an MDETR-style annotation file itself, for sets of one's own.
 
-    A box belongs to the phrase whose spans in ``tokens_positive_eval`` of the image entry are its
-    own ``tokens_positive``.
+    A box belongs to every phrase of the image entry whose spans in ``tokens_positive_eval`` are
+    among its ``tokens_positive``: where two phrases mean one object, the files list it once.
 
     Raises:
         FileNotFoundError: the file is not there.
         AnnotationError: it is no JSON, or a phrase has no box.
     """
     data = read_json(path, error=AnnotationError)
-    boxes_of_spans: dict[int, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
+    boxes_of_entry: dict[int, list[tuple[set[tuple[int, int]], list[float]]]] = defaultdict(list)
     for row in data["annotations"]:
         x, y, width, height = row["bbox"]
-        spans = json.dumps(row.get("tokens_positive"))
-        boxes_of_spans[row["image_id"]][spans].append([x, y, x + width, y + height])
+        spans = {(begin, end) for begin, end in row.get("tokens_positive") or ()}
+        boxes_of_entry[row["image_id"]].append((spans, [x, y, x + width, y + height]))
     sentences: dict[tuple[int, int], list[GroundedPhrase]] = {}
     for entry in data["images"]:
-        known = boxes_of_spans[entry["id"]]
         phrases = []
         for number, spans in enumerate(entry.get("tokens_positive_eval", ())):
-            boxes = np.array(known.get(json.dumps(spans), ()), np.float64)
+            wanted = {(begin, end) for begin, end in spans}
+            found = [box for known, box in boxes_of_entry[entry["id"]] if wanted <= known]
+            boxes = np.array(found, np.float64)
             if not len(boxes):
                 raise AnnotationError(
                     f"{path}: no box of entry {entry['id']} has the tokens_positive {spans}, which "

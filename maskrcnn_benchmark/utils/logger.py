@@ -13,9 +13,9 @@ def setup_logger(folder: str | os.PathLike | None = None, rank: int = 0) -> logg
     """Send the package's log lines to their places; a second call replaces the first.
 
     Args:
-        folder: the main process appends to ``<folder>/log.txt``, process k to ``log_rank<k>.txt``.
-            None keeps no file.
-        rank: only the main process, rank 0, writes to the terminal.
+        folder: the main process appends to ``<folder>/log.txt``, process k to ``log_rank<k>.txt``,
+            debugging lines included. None keeps no file.
+        rank: only the main process, rank 0, writes to the terminal; debugging lines stay out of it.
     Returns:
         the logger of the package.
     """
@@ -26,7 +26,9 @@ def setup_logger(folder: str | os.PathLike | None = None, rank: int = 0) -> logg
         logger.removeHandler(handler)
         handler.close()
     if rank == 0:
-        logger.addHandler(logging.StreamHandler(sys.stdout))
+        terminal = logging.StreamHandler(sys.stdout)
+        terminal.setLevel(logging.INFO)
+        logger.addHandler(terminal)
     if folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
         name = "log.txt" if rank == 0 else f"log_rank{rank}.txt"

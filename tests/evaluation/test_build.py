@@ -26,6 +26,7 @@ from maskrcnn_benchmark.evaluation import (
     build_evaluator,
     evaluate,
 )
+from maskrcnn_benchmark.evaluation.flickr_entities import sentences_of_annotations
 from maskrcnn_benchmark.evaluation.ground_truth import AnnotationError
 from tests.evaluation.box_sets import annotations, prediction
 
@@ -212,6 +213,22 @@ def test_sets_in_the_form_of_flickr_can_be_scored_by_their_own_boxes(tmp_path, g
     evaluator.update({30: prediction((1, 0.9, CORNERS))})
 
     assert evaluator.summarize()["metrics"]["Recall@1_all"] == recall
+
+
+def test_a_box_that_two_phrases_share_is_a_box_of_both(tmp_path):
+    path = write_grounding_file(
+        tmp_path / "own.json",
+        original_img_id=30,
+        sentence_id=0,
+        tokens_positive_eval=[[[2, 5]], [[0, 1]]],
+    )
+    content = json.loads(path.read_text())
+    content["annotations"][0]["tokens_positive"] = [[0, 1], [2, 5]]
+    path.write_text(json.dumps(content))
+
+    (phrases,) = sentences_of_annotations(path).values()
+
+    assert [phrase.boxes.tolist() for phrase in phrases] == [[[10, 20, 50, 70]]] * 2
 
 
 def test_a_phrase_without_box_is_refused_where_the_file_is_its_own_ground_truth(tmp_path):

@@ -48,6 +48,13 @@ def test_other_processes_write_to_their_own_file_only(tmp_path, package_logger, 
     assert capsys.readouterr().out == ""
 
 
+def test_details_for_debugging_are_for_the_file_alone(tmp_path, package_logger, capsys):
+    setup_logger(tmp_path)
+    logging.getLogger(PACKAGE).debug("traceback of a mistaken setting")
+    assert "traceback of a mistaken setting" in (tmp_path / "log.txt").read_text()
+    assert capsys.readouterr().out == ""
+
+
 def test_a_smoothed_value_shows_recent_median_and_overall_mean():
     value = SmoothedValue(window=3)
     for number in (100.0, 1.0, math.nan, 2.0, 6.0):
