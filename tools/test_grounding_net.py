@@ -16,6 +16,7 @@ from maskrcnn_benchmark.engine.evaluate_tasks import (
     evaluate_tasks,
     list_tasks,
     load_model,
+    require_datasets,
 )
 from maskrcnn_benchmark.engine.finetuning import expand_task_files
 from maskrcnn_benchmark.engine.stop_request import EvaluationInterrupted, StopRequest
@@ -55,6 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         prepare_output(config, log_dir, args)
         task_files = expand_task_files(args.task_config or "", "--task_config")
         tasks = list_tasks(config, task_files, args.opts)
+        require_datasets(tasks)
         weights = choose_weights(config, args.weight, args.opts)
         model = load_model(
             config,

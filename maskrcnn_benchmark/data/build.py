@@ -19,6 +19,7 @@ from maskrcnn_benchmark.data.samplers import (
     aspect_groups,
 )
 from maskrcnn_benchmark.data.transforms import build_transforms
+from maskrcnn_benchmark.data.worker_errors import PlainErrorLoader
 from maskrcnn_benchmark.errors import ConfigError, DataError
 from maskrcnn_benchmark.utils import comm
 
@@ -165,7 +166,7 @@ def _test_loader(cfg, dataset: Dataset, rank: int, world_size: int) -> DataLoade
 
 
 def _loader(cfg, dataset: Dataset, sampler, collate: Callable) -> DataLoader:
-    return DataLoader(
+    return PlainErrorLoader(
         dataset,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         batch_sampler=sampler,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from maskrcnn_benchmark.config import CfgNode
+from maskrcnn_benchmark.config.dataset_sources import dataset_sources
 from maskrcnn_benchmark.data import make_data_loader
 from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.evaluation import file_identity
@@ -78,6 +79,28 @@ def list_tasks(cfg: CfgNode, task_files: Sequence[str], opts: Sequence[str]) -> 
         if count > 1:
             raise ConfigError(f"{count} task files would write to {folder}: give them other names")
     return tasks
+
+
+def require_datasets(tasks: Sequence[Task]) -> None:
+    """Look for the files of all test sets, before an hour is spent on the first.
+
+    Raises:
+        FileNotFoundError: naming the tasks whose files are not there.
+        ConfigError: a set is unknown or its entry incomplete.
+    """
+    missing: dict[str, str] = {}
+    for task in tasks:
+        try:
+            dataset_sources(task.config, is_train=False)
+        except FileNotFoundError as error:
+            missing[task.name] = str(error)
+    if not missing:
+        return
+    first, problem = next(iter(missing.items()))
+    others = f". The other task(s): {', '.join(list(missing)[1:])}" if len(missing) > 1 else ""
+    raise FileNotFoundError(
+        f"{len(missing)} of {len(tasks)} task(s) lack files. {first}: {problem}{others}"
+    )
 
 
 def _merged(cfg: CfgNode, path: str, opts: Sequence[str]) -> CfgNode:

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from maskrcnn_benchmark.data.collate import Batch
+from maskrcnn_benchmark.data.worker_errors import PlainErrorLoader
 from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.evaluation import (
     PredictionStore,
@@ -26,6 +27,7 @@ from maskrcnn_benchmark.utils import comm
 from .detectors import CaptionDetector, ClassDetector, Detector, queries_of_dataset
 from .multi_scale import build_multi_scale_detector
 from .stop_request import EvaluationInterrupted
+from .unreadable import CollateReadable, ReadableOrNot, UnreadableImages, require_pictures
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +70,7 @@ def inference(
     Raises:
         EvaluationInterrupted: on all processes, if one was told to stop.
         ConfigError: TEST.EVAL_TASK or TEST.PRECISION is unknown.
+        DataError: pictures are missing or broken, and DATASETS.SKIP_BROKEN_IMAGES is off.
     """
     if cfg.TEST.PRECISION not in PRECISIONS:
         raise ConfigError(
@@ -92,7 +95,10 @@ def inference(
         shares = _share_of_batches(cfg, data_loader)
         own_ids = [dataset.image_id(index) for batch in shares for index in batch]
         loader = _loader_without(data_loader, shares, done)
-        for image_id, boxes in _detect(cfg, model, loader, dataset, should_stop):
+        unreadable = UnreadableImages(dataset_name, cfg.DATASETS.SKIP_BROKEN_IMAGES)
+        if not unreadable.allowed:
+            require_pictures(dataset, dataset_name, [i for b in loader.batch_sampler for i in b])
+        for image_id, boxes in _detect(cfg, model, loader, dataset, unreadable, should_stop):
             if store is None:
                 predictions[image_id] = boxes
             else:
@@ -100,6 +106,8 @@ def inference(
         if comm.any_process(should_stop()):
             raise EvaluationInterrupted
         evaluator.update(predictions if store is None else store.items(own_ids))
+        # Not kept: the next run looks whether they can be read now.
+        evaluator.update(unreadable.nothing_found())
     finally:
         if store is not None:
             store.close()
@@ -127,11 +135,11 @@ def _loader_without(
     """A loader of the samples that are not done, so that these are not even decoded."""
     image_id = loader.dataset.image_id
     remaining = [[index for index in batch if image_id(index) not in done] for batch in batches]
-    return DataLoader(
-        loader.dataset,
+    return PlainErrorLoader(
+        ReadableOrNot(loader.dataset),
         batch_sampler=[batch for batch in remaining if batch],
         num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
+        collate_fn=CollateReadable(loader.collate_fn),
         pin_memory=loader.pin_memory,
         worker_init_fn=loader.worker_init_fn,
     )
@@ -142,6 +150,7 @@ def _detect(
     model: GeneralizedVLRCNN,
     loader: DataLoader,
     dataset: Any,
+    unreadable: UnreadableImages,
     should_stop: Callable[[], bool],
 ) -> Iterator[tuple[int, BoxList]]:
     """Image id and detections of every sample that the loader has, until told to stop."""
@@ -154,9 +163,12 @@ def _detect(
     ):
         detector = build_detector(cfg, model, dataset)
         progress = _Progress(len(loader))
-        for batch in loader:
-            yield from _named(dataset, batch, detector(batch))
-            progress.advance(len(batch.targets))
+        for batch, not_read in loader:
+            for index, problem in not_read:
+                unreadable.note(dataset.image_id(index), problem)
+            if batch is not None:
+                yield from _named(dataset, batch, detector(batch))
+            progress.advance(len(not_read) + (0 if batch is None else len(batch.targets)))
             if should_stop():
                 return
 

@@ -28,8 +28,8 @@ class ImageDataset(Dataset):
     Args:
         name: what messages call the dataset.
         transforms: called with (image, target, rng); None returns the PIL image untouched.
-        skip_broken: see above. For training only: an evaluation that leaves samples out is
-            falsified.
+        skip_broken: see above. For training only: an evaluation counts such samples as ones in
+            which nothing was found (`engine/unreadable.py`).
 
     Attributes:
         read_picture: how pictures are decoded; INPUT.IMAGE_BACKEND sets another one.
