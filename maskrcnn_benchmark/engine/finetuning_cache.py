@@ -94,7 +94,7 @@ class FrozenFeatures:
             self._text[key] = text
         text = self._text[key]
         count = len(captions)
-        return TextFeatures(*(x if x is None else x.expand(count, *x.shape[1:]) for x in text))
+        return text.expand(count)
 
 
 def encodes_images_alike(model: GeneralizedVLRCNN) -> bool:

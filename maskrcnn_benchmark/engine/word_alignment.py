@@ -34,7 +34,6 @@ from maskrcnn_benchmark.data.shapes.crops import (
 from maskrcnn_benchmark.grounding.prompts import join_names
 from maskrcnn_benchmark.grounding.token_maps import create_positive_map
 from maskrcnn_benchmark.modeling.detector.generalized_vl_rcnn import GeneralizedVLRCNN
-from maskrcnn_benchmark.modeling.language_backbone.text_features import TextFeatures
 from maskrcnn_benchmark.utils.checkpoint import CheckpointFolder
 
 logger = logging.getLogger(__name__)
@@ -108,12 +107,7 @@ def alignment_logits(
     Returns:
         ``[B, LEVELS, T]``, one row for each of the finest pyramid levels.
     """
-    # What depends on the words alone is computed once for all that share a caption.
-    distinct = list(dict.fromkeys(captions))
-    index = torch.tensor([distinct.index(caption) for caption in captions], device=images.device)
-    text = model.encode_text(distinct)
-    text = TextFeatures(*(x if x is None else x[index] for x in text))
-    features, text = model.fuse(model.encode_images(images), text)
+    features, text = model.fuse(model.encode_images(images), model.encode_distinct(captions))
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2 / images.shape[-1]
     rows = torch.arange(len(images), device=images.device)
     at_centre = []

@@ -246,6 +246,27 @@ def test_repeated_captions_are_encoded_once_in_evaluation(make_model):
     assert not torch.allclose(text.hidden[0], text.hidden[1])
 
 
+def test_captions_encoded_once_in_training_have_the_features_and_gradients_of_each(make_model):
+    model = without_randomness(make_model()).train()
+    captions = [CAPTION, "a dog", CAPTION]
+    parameter = model.language_backbone.body.model.encoder.layer[0].output.dense.weight
+    results = []
+    for encode in (model.encode_distinct, model.encode_text):
+        text = encode(captions)
+        (gradient,) = torch.autograd.grad(text.embedded.pow(3).sum(), parameter)
+        results.append((text.embedded, text.masks, gradient))
+
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+
+
+def test_equal_captions_encoded_once_share_their_dropout(make_model):
+    model = make_model().train()
+    once, each = (encode([CAPTION] * 2) for encode in (model.encode_distinct, model.encode_text))
+
+    assert torch.equal(once.hidden[0], once.hidden[1])
+    assert not torch.equal(each.hidden[0], each.hidden[1])
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["glip_A_Swin_T_O365", "glip_Swin_T_O365"])
 def test_trimming_text_changes_no_detection(make_model, name):

@@ -161,13 +161,8 @@ class GeneralizedVLRCNN(nn.Module):
         if not self._text_in_use:
             warn_if_untrained(self.language_backbone)
             self._text_in_use = True
-        if not self.training:
-            distinct = list(dict.fromkeys(captions))
-            if len(distinct) < len(captions):
-                index = torch.tensor([distinct.index(caption) for caption in captions])
-                text = self.encode_text(distinct)
-                index = index.to(text.masks.device)
-                return TextFeatures(*(x if x is None else x[index] for x in text))
+        if not self.training and len(set(captions)) < len(captions):
+            return self.encode_distinct(captions)
         tokens = encode_captions(self.tokenizer, captions, self.text.max_tokens)
         input_ids, mlm_labels = tokens["input_ids"], None
         if self.text.mask_for_prediction and self.training:
@@ -194,6 +189,14 @@ class GeneralizedVLRCNN(nn.Module):
             special = tokens["special_tokens_mask"][:, :length].to(device)
             text = text._replace(masks=1 - special)
         return text
+
+    def encode_distinct(self, captions: Sequence[str]) -> TextFeatures:
+        """As ``encode_text``, in training too every caption once however often it occurs.
+
+        Captions that are equal share what is random about the encoding, as its dropout.
+        """
+        number = {caption: index for index, caption in enumerate(dict.fromkeys(captions))}
+        return self.encode_text(list(number)).select([number[caption] for caption in captions])
 
     def encode_tokens(self, tokens: Mapping[str, Tensor]) -> TextFeatures:
         """Features of ``input_ids`` and ``attention_mask``, each ``[B, T]``."""
@@ -354,4 +357,4 @@ def _for_batch(text: TextFeatures, batch_size: int) -> TextFeatures:
         return text
     if found != 1:
         raise ValueError(f"{found} captions for {batch_size} images: one, or one per image")
-    return TextFeatures(*(x if x is None else x.expand(batch_size, *x.shape[1:]) for x in text))
+    return text.expand(batch_size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -35,7 +35,24 @@ class TextFeatures(NamedTuple):
 
     def to(self, *args, **kwargs) -> TextFeatures:
         """Copy with every tensor moved; a dtype among the arguments reaches floats only."""
-        return TextFeatures(*(_move(tensor, args, kwargs) for tensor in self))
+
+        def move(tensor: Tensor) -> Tensor:
+            moved = tensor.to(*args, **kwargs)
+            return moved if tensor.is_floating_point() else moved.to(tensor.dtype)
+
+        return self._map(move)
+
+    def select(self, captions: Sequence[int]) -> TextFeatures:
+        """The captions of these numbers, each as often as it is named."""
+        index = torch.tensor(captions, device=self.masks.device)
+        return self._map(lambda tensor: tensor[index])
+
+    def expand(self, batch_size: int) -> TextFeatures:
+        """The only caption for a whole batch, without a copy."""
+        return self._map(lambda tensor: tensor.expand(batch_size, *tensor.shape[1:]))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> TextFeatures:
+        return TextFeatures(*(None if tensor is None else change(tensor) for tensor in self))
 
 
 def join_captions(parts: Sequence[TextFeatures]) -> TextFeatures:
@@ -70,10 +87,3 @@ def text_features(hidden: Tensor, masks: Tensor, averaged: Tensor | None = None)
     embedded = features * weights[..., None]
     aggregate = embedded.sum(dim=1) / weights.sum(dim=1, keepdim=True)
     return TextFeatures(hidden, embedded, aggregate, masks)
-
-
-def _move(tensor: Tensor | None, args: tuple, kwargs: dict) -> Tensor | None:
-    if tensor is None:
-        return None
-    moved = tensor.to(*args, **kwargs)
-    return moved if tensor.is_floating_point() else moved.to(tensor.dtype)
