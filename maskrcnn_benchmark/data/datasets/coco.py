@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from maskrcnn_benchmark.data.datasets.categories import read_categories
-from maskrcnn_benchmark.data.datasets.json_dataset import JsonDataset
+from maskrcnn_benchmark.data.datasets.json_dataset import LabelledJsonDataset
 from maskrcnn_benchmark.grounding import RandomSource
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 
-class COCODataset(JsonDataset):
+class COCODataset(LabelledJsonDataset):
     """Images with labelled boxes; what detection is evaluated on.
 
     Args:
@@ -25,10 +24,7 @@ class COCODataset(JsonDataset):
         class_agnostic: every label is 1.
         sample_ratio: share of the boxes to keep (above 0), or number of them (below 0, negated); 0:
             all.
-        override_category: see `read_categories`.
-
-    Attributes:
-        category_table: the classes.
+        override_category: see `LabelledJsonDataset`.
     """
 
     def __init__(
@@ -57,17 +53,12 @@ class COCODataset(JsonDataset):
             shuffle_seed=shuffle_seed,
             name=name,
             skip_broken=skip_broken,
+            override_category=override_category,
         )
         self.use_crowd = use_crowd
         self.max_box = max_box
         self.class_agnostic = class_agnostic
         self.sample_ratio = sample_ratio
-        self.category_table = read_categories(
-            self.annotation_file.categories,
-            self.annotation_file.used_category_ids(),
-            self.ann_file,
-            override_category,
-        )
 
     @property
     def json_category_id_to_contiguous_id(self) -> dict[int, int]:
@@ -79,11 +70,6 @@ class COCODataset(JsonDataset):
         """Label -> category id of the file."""
         return self.category_table.label_to_json
 
-    def categories(self, no_background: bool = True) -> dict[int, str]:
-        """Label -> class name."""
-        table = self.category_table
-        return dict(table.foreground if no_background else table.names)
-
     def load(self, index: int, rng: RandomSource) -> tuple:
         row = self.rows[index]
         image = self.read_image(row)
@@ -92,13 +78,9 @@ class COCODataset(JsonDataset):
             annotations = annotations.select(~annotations.iscrowd)
         if 0 < self.max_box < len(annotations):
             annotations = annotations.select(rng.numpy.permutation(self.max_box))
-        to_label = self.category_table.json_to_label
-        labels = [to_label[category] for category in annotations.category_ids.tolist()]
-        target = BoxList(torch.from_numpy(annotations.boxes.copy()), image.size, mode="xywh")
-        target = target.convert("xyxy")
-        target.add_field("labels", torch.tensor(labels, dtype=torch.int64))
+        target = self.labelled_boxes(annotations, image.size)
         if self.class_agnostic:
-            target.add_field("labels", torch.ones(len(labels), dtype=torch.int64))
+            target.add_field("labels", torch.ones(len(target), dtype=torch.int64))
         target = target.clip_to_image(remove_empty=True)
         image, target = self.apply_transforms(image, target, rng)
         return image, self._sample_boxes(target, rng), index

@@ -8,19 +8,17 @@ from typing import Any
 
 import torch
 
-from maskrcnn_benchmark.data.datasets.categories import CategoryTable, read_categories
 from maskrcnn_benchmark.data.datasets.detection_captions import (
     DetectionCaptioner,
-    caption_boxes,
-    inside_image,
+    DetectionGrounding,
 )
 from maskrcnn_benchmark.data.datasets.grounding_target import GroundingTargetBuilder
-from maskrcnn_benchmark.data.datasets.json_dataset import JsonDataset
+from maskrcnn_benchmark.data.datasets.json_dataset import LabelledJsonDataset
 from maskrcnn_benchmark.grounding import RandomSource
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 
-class CocoGrounding(JsonDataset):
+class CocoGrounding(LabelledJsonDataset):
     """Training data made of detection annotations.
 
     Args:
@@ -32,11 +30,11 @@ class CocoGrounding(JsonDataset):
         masking_allowed: False keeps the captions out of masked-language modelling.
         one_hot_offset: if set, the token map is replaced by a class map: column label + this offset
             (DATASETS.ONE_HOT).
-        override_category: see `read_categories`.
+        override_category: see `LabelledJsonDataset`.
     """
 
     pass_classes_on = False
-    """Whether the losses learn which class each token and box belongs to; see `caption_boxes`."""
+    """Whether the losses learn which class each token and box belongs to; see `DetectionGrounding`."""
 
     def __init__(
         self,
@@ -64,52 +62,32 @@ class CocoGrounding(JsonDataset):
             shuffle_seed=shuffle_seed,
             name=name,
             skip_broken=skip_broken,
+            override_category=override_category,
         )
-        self.targets = targets
-        self.clip = clip
-        self.masking_allowed = masking_allowed
         self.one_hot_offset = one_hot_offset
-        self.category_table: CategoryTable = read_categories(
-            self.annotation_file.categories,
-            self.annotation_file.used_category_ids(),
-            self.ann_file,
-            override_category,
+        self.map_width = targets.map_width
+        self.grounding = DetectionGrounding(
+            make_captioner(self.category_table.foreground),
+            targets,
+            clip=clip,
+            masking_allowed=masking_allowed,
+            pass_classes_on=self.pass_classes_on,
         )
-        self.captioner = make_captioner(self.category_table.foreground)
-
-    def categories(self, no_background: bool = True) -> dict[int, str]:
-        """Label -> class name."""
-        table = self.category_table
-        return dict(table.foreground if no_background else table.names)
 
     def load(self, index: int, rng: RandomSource) -> tuple:
         row = self.rows[index]
         image = self.read_image(row)
-        grounded, text = caption_boxes(
-            inside_image(self._boxes(row, image.size), clip=self.clip),
-            self.captioner,
-            rng,
-            masking_allowed=self.masking_allowed,
-            pass_classes_on=self.pass_classes_on,
+        annotations = self.annotation_file.annotations(row)
+        boxes = self.labelled_boxes(annotations.select(~annotations.iscrowd), image.size)
+        image, target = self.grounding.build(
+            image, boxes, self.image_id(index), self.apply_transforms, rng
         )
-        extra = {"image_id": torch.tensor([self.image_id(index)])}
-        image, target = self.targets.build(image, grounded, text, self.apply_transforms, rng, extra)
         if self.one_hot_offset is not None:
             self._make_one_hot(target, self.one_hot_offset)
         return image, target, index
 
-    def _boxes(self, row: int, image_size: tuple[int, int]) -> BoxList:
-        annotations = self.annotation_file.annotations(row)
-        annotations = annotations.select(~annotations.iscrowd)
-        to_label = self.category_table.json_to_label
-        labels = [to_label[category] for category in annotations.category_ids.tolist()]
-        boxes = BoxList(torch.from_numpy(annotations.boxes), image_size, mode="xywh")
-        boxes = boxes.convert("xyxy")
-        boxes.add_field("labels", torch.tensor(labels, dtype=torch.int64))
-        return boxes
-
     def _make_one_hot(self, target: BoxList, offset: int) -> None:
-        width = self.targets.map_width
+        width = self.map_width
         labels = target.get_field("labels")
         one_hot = torch.zeros(len(labels), width)
         one_hot[torch.arange(len(labels)), labels + offset] = 1.0

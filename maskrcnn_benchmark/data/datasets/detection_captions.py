@@ -1,8 +1,8 @@
-"""Captions for samples that come from detection data."""
+"""Detection data as grounding data: captions of class names, and targets tied to them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -10,6 +10,7 @@ from maskrcnn_benchmark.data.datasets.grounding_target import (
     NOT_DETECTION,
     GroundedBoxes,
     GroundedText,
+    GroundingTargetBuilder,
 )
 from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.grounding import NamePrompt, RandomSource
@@ -141,45 +142,71 @@ class SampledClassesCaptioner:
         return CaptionedLabels(caption, keep)
 
 
-def caption_boxes(
-    boxes: BoxList,
-    captioner: DetectionCaptioner,
-    rng: RandomSource,
-    *,
-    masking_allowed: bool,
-    pass_classes_on: bool,
-) -> tuple[GroundedBoxes, GroundedText]:
-    """Boxes with field labels as grounding data.
+class DetectionGrounding:
+    """Makes grounding targets of labelled boxes.
 
     Args:
-        boxes: in original pixels, inside the image.
-        masking_allowed: False keeps the caption out of masked-language modelling.
-        pass_classes_on: tell the losses which class each box and each token belongs to (TSV data
-            does).
+        captioner: writes the captions.
+        targets: builds the targets.
+        clip: clip boxes to the image and drop empty ones.
+        masking_allowed: False keeps the captions out of masked-language modelling.
+        pass_classes_on: tell the losses which class each box and each token belongs to.
     """
-    captioned = captioner(boxes.get_field("labels").tolist(), rng)
-    boxes = boxes[torch.tensor(captioned.keep, dtype=torch.bool)]
-    labels = boxes.get_field("labels")
-    span_of = captioned.caption.label_to_span
-    spans = [[span_of[label]] for label in labels.tolist()]
-    grounded = GroundedBoxes(
-        boxes=boxes.bbox,
-        labels=labels,
-        areas=boxes.area(),
-        iscrowd=torch.zeros(len(boxes), dtype=torch.int64),
-        tokens_positive=spans,
-        od_labels=labels if pass_classes_on else torch.full((len(boxes),), NOT_DETECTION),
-    )
-    text = GroundedText(
-        captioned.caption.caption,
-        masking_spans=[span for (span,) in spans],
-        masking_allowed=masking_allowed,
-        label_to_span=span_of if pass_classes_on else {},
-    )
-    return grounded, text
+
+    def __init__(
+        self,
+        captioner: DetectionCaptioner,
+        targets: GroundingTargetBuilder,
+        *,
+        clip: bool,
+        masking_allowed: bool,
+        pass_classes_on: bool,
+    ):
+        self.captioner = captioner
+        self.targets = targets
+        self.clip = clip
+        self.masking_allowed = masking_allowed
+        self.pass_classes_on = pass_classes_on
+
+    def build(
+        self,
+        image: Any,
+        boxes: BoxList,
+        image_id: int,
+        transforms: Callable[[Any, BoxList, RandomSource], tuple[Any, BoxList]],
+        rng: RandomSource,
+    ) -> tuple[Any, BoxList]:
+        """Transformed image and its target.
+
+        Args:
+            boxes: in original pixels, with the field labels.
+        """
+        boxes = _inside_image(boxes, clip=self.clip)
+        captioned = self.captioner(boxes.get_field("labels").tolist(), rng)
+        boxes = boxes[torch.tensor(captioned.keep, dtype=torch.bool)]
+        labels = boxes.get_field("labels")
+        span_of = captioned.caption.label_to_span
+        spans = [[span_of[label]] for label in labels.tolist()]
+        classes = labels if self.pass_classes_on else torch.full((len(boxes),), NOT_DETECTION)
+        grounded = GroundedBoxes(
+            boxes=boxes.bbox,
+            labels=labels,
+            areas=boxes.area(),
+            iscrowd=torch.zeros(len(boxes), dtype=torch.int64),
+            tokens_positive=spans,
+            od_labels=classes,
+        )
+        text = GroundedText(
+            captioned.caption.caption,
+            masking_spans=[span for (span,) in spans],
+            masking_allowed=self.masking_allowed,
+            label_to_span=span_of if self.pass_classes_on else {},
+        )
+        extra = {"image_id": torch.tensor([image_id])}
+        return self.targets.build(image, grounded, text, transforms, rng, extra)
 
 
-def inside_image(boxes: BoxList, *, clip: bool) -> BoxList:
+def _inside_image(boxes: BoxList, *, clip: bool) -> BoxList:
     """Boxes without empty ones, clipped to the image on request."""
     if clip:
         return boxes.clip_to_image(remove_empty=True)

@@ -8,8 +8,7 @@ import torch
 
 from maskrcnn_benchmark.data.datasets.detection_captions import (
     DetectionCaptioner,
-    caption_boxes,
-    inside_image,
+    DetectionGrounding,
 )
 from maskrcnn_benchmark.data.datasets.grounding_target import GroundingTargetBuilder
 from maskrcnn_benchmark.data.datasets.record_source import RecordDataset, RecordSource
@@ -93,22 +92,20 @@ class CaptionedDetectionRecords(DetectionRecords):
         skip_broken: bool = False,
     ):
         super().__init__(name, source, label_map, transforms, skip_broken=skip_broken)
-        self.targets = targets
-        self.clip = clip
-        self.masking_allowed = masking_allowed
-        self.captioner = make_captioner(self.categories(no_background=False))
+        self.grounding = DetectionGrounding(
+            make_captioner(self.categories(no_background=False)),
+            targets,
+            clip=clip,
+            masking_allowed=masking_allowed,
+            pass_classes_on=True,
+        )
 
     def load(self, index: int, rng: RandomSource) -> tuple:
         image = self.read_image(index)
-        grounded, text = caption_boxes(
-            inside_image(self.read_boxes(index, image.size), clip=self.clip),
-            self.captioner,
-            rng,
-            masking_allowed=self.masking_allowed,
-            pass_classes_on=True,
+        boxes = self.read_boxes(index, image.size)
+        image, target = self.grounding.build(
+            image, boxes, self.image_id(index), self.apply_transforms, rng
         )
-        extra = {"image_id": torch.tensor([self.image_id(index)])}
-        image, target = self.targets.build(image, grounded, text, self.apply_transforms, rng, extra)
         return image, target, index
 
 

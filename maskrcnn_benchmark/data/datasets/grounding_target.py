@@ -157,12 +157,3 @@ class GroundingTargetBuilder:
                 self.max_query_len,
                 caption,
             )
-
-
-def clipped_corners(boxes: torch.Tensor, image_size: tuple[int, int]) -> torch.Tensor:
-    """x, y, width, height to inclusive corners inside an image of (width, height): (n, 4)."""
-    width, height = image_size
-    x, y, w, h = boxes.unbind(1)
-    corners = [x, y, x + w - 1, y + h - 1]
-    limits = [width - 1, height - 1, width - 1, height - 1]
-    return torch.stack([c.clamp(0, limit) for c, limit in zip(corners, limits)], dim=1)

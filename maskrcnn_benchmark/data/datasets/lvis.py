@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 
-from maskrcnn_benchmark.data.datasets.grounding_target import clipped_corners
 from maskrcnn_benchmark.data.datasets.json_dataset import JsonDataset
 from maskrcnn_benchmark.grounding import RandomSource
 
@@ -40,14 +39,10 @@ class LvisDetection(JsonDataset):
         row = self.rows[index]
         image = self.read_image(row)
         width, height = image.size
-        annotations = self.annotation_file.annotations(row)
-        annotations = annotations.select(~annotations.iscrowd)
-        boxes = clipped_corners(torch.from_numpy(annotations.boxes), image.size)
-        keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-        annotations = annotations.select(keep.numpy())
+        annotations, boxes = self.clipped_annotations(row, image.size)
         target = {
             "image_id": torch.tensor([self.image_id(index)]),
-            "boxes": boxes[keep],
+            "boxes": boxes,
             "labels": torch.from_numpy(annotations.category_ids.astype("int64")),
             "area": torch.from_numpy(annotations.areas),
             "iscrowd": torch.zeros(len(annotations), dtype=torch.int64),

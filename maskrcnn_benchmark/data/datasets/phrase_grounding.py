@@ -13,7 +13,6 @@ from maskrcnn_benchmark.data.datasets.grounding_target import (
     GroundedBoxes,
     GroundedText,
     GroundingTargetBuilder,
-    clipped_corners,
 )
 from maskrcnn_benchmark.data.datasets.json_dataset import JsonDataset
 from maskrcnn_benchmark.grounding import RandomSource
@@ -74,13 +73,9 @@ class ModulatedDataset(JsonDataset):
         return np.unique(paths, return_inverse=True)[1]
 
     def _boxes(self, row: int, image_size: tuple[int, int]) -> GroundedBoxes:
-        annotations = self.annotation_file.annotations(row)
-        annotations = annotations.select(~annotations.iscrowd)
-        boxes = clipped_corners(torch.from_numpy(annotations.boxes), image_size)
-        keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-        annotations = annotations.select(keep.numpy())
+        annotations, boxes = self.clipped_annotations(row, image_size)
         return GroundedBoxes(
-            boxes=boxes[keep],
+            boxes=boxes,
             labels=torch.from_numpy(annotations.category_ids.astype("int64")),
             areas=torch.from_numpy(annotations.areas),
             iscrowd=torch.zeros(len(annotations), dtype=torch.int64),
