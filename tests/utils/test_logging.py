@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from maskrcnn_benchmark.utils.logger import PACKAGE, setup_logger
+from maskrcnn_benchmark.utils.logger import PACKAGE, TERMINAL_LINES, setup_logger
 from maskrcnn_benchmark.utils.metric_logger import MetricLogger, SmoothedValue
 from maskrcnn_benchmark.utils.random_state import (
     capture_random_state,
@@ -53,6 +53,17 @@ def test_details_for_debugging_are_for_the_file_alone(tmp_path, package_logger, 
     logging.getLogger(PACKAGE).debug("traceback of a mistaken setting")
     assert "traceback of a mistaken setting" in (tmp_path / "log.txt").read_text()
     assert capsys.readouterr().out == ""
+
+
+def test_long_texts_are_for_the_file_where_there_is_one(tmp_path, package_logger, capsys):
+    text = "settings:\n" + "\n".join(f"line {n}" for n in range(TERMINAL_LINES))
+    for folder in (tmp_path, None):
+        setup_logger(folder)
+        logging.getLogger(PACKAGE).info(text)
+    assert text in (tmp_path / "log.txt").read_text()
+    cut, _, whole = capsys.readouterr().out.partition("\n")
+    assert cut.endswith(f"settings: ({TERMINAL_LINES} lines, in {tmp_path / 'log.txt'})")
+    assert text in whole
 
 
 def test_a_smoothed_value_shows_recent_median_and_overall_mean():
