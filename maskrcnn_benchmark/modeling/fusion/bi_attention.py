@@ -78,10 +78,7 @@ class BiMultiHeadAttention(nn.Module):
         self.scale = self.head_dim**-0.5
         self.dropout = dropout
         self.stable_softmax_2d = stable_softmax_2d
-        self.score_bounds = (
-            -SCORE_LIMIT if clamp_min else float("-inf"),
-            SCORE_LIMIT if clamp_max else float("inf"),
-        )
+        self.score_bounds = score_bounds(clamp_min, clamp_max)
         self.set_implementation(implementation)
 
         self.v_proj = nn.Linear(visual_dim, embed_dim)
@@ -90,9 +87,7 @@ class BiMultiHeadAttention(nn.Module):
         self.values_l_proj = nn.Linear(text_dim, embed_dim)
         self.out_v_proj = nn.Linear(embed_dim, visual_dim)
         self.out_l_proj = nn.Linear(embed_dim, text_dim)
-        for projection in self.children():
-            nn.init.xavier_uniform_(projection.weight)
-            nn.init.zeros_(projection.bias)
+        initialise_projections(self)
 
     def set_implementation(self, implementation: str) -> None:
         """Choose how to compute; the parameters are the same."""
@@ -185,3 +180,18 @@ class BiMultiHeadAttention(nn.Module):
             text_update = text_update + weight[..., None] * value_bias[:, None]
             text_update = self.out_l_proj(text_update.transpose(1, 2).flatten(2))
             return update + self.out_v_proj.bias.to(compute_dtype), text_update
+
+
+def score_bounds(clamp_min: bool, clamp_max: bool) -> tuple[float, float]:
+    """Between what attention scores are kept."""
+    return (
+        -SCORE_LIMIT if clamp_min else float("-inf"),
+        SCORE_LIMIT if clamp_max else float("inf"),
+    )
+
+
+def initialise_projections(attention: nn.Module) -> None:
+    """Xavier's weights and zero biases for the linear layers that an attention consists of."""
+    for projection in attention.children():
+        nn.init.xavier_uniform_(projection.weight)
+        nn.init.zeros_(projection.bias)

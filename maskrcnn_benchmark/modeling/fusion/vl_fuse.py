@@ -11,8 +11,9 @@ from torch.utils.checkpoint import checkpoint
 
 from maskrcnn_benchmark.modeling.fusion.bi_attention import (
     PADDING_BIAS,
-    SCORE_LIMIT,
     BiMultiHeadAttention,
+    initialise_projections,
+    score_bounds,
 )
 from maskrcnn_benchmark.modeling.fusion.feature_resizer import FeatureResizer
 from maskrcnn_benchmark.modeling.language_backbone.text_features import TextFeatures
@@ -26,11 +27,12 @@ def flatten_levels(levels: Sequence[Tensor]) -> Tensor:
 def unflatten_levels(tokens: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """Inverse of ``flatten_levels`` for maps as high and wide as those of ``like``.
 
-    The maps are views of ``tokens``, their channels lie next to each other in memory.
+    Every map has channels-last memory of its own, so that convolutions need not copy it.
     """
     sizes = [level.shape[-2:] for level in like]
     pieces = tokens.split([height * width for height, width in sizes], dim=1)
-    return [piece.transpose(1, 2).unflatten(2, tuple(size)) for piece, size in zip(pieces, sizes)]
+    maps = (piece.contiguous().transpose(1, 2) for piece in pieces)
+    return [piece.unflatten(2, tuple(size)) for piece, size in zip(maps, sizes)]
 
 
 class BiAttentionBlock(nn.Module):
@@ -199,17 +201,12 @@ class CrossAttention(nn.Module):
         self.num_heads = num_heads
         self.head_dim = embed_dim // num_heads
         self.dropout = dropout
-        self.score_bounds = (
-            -SCORE_LIMIT if clamp_min else float("-inf"),
-            SCORE_LIMIT if clamp_max else float("inf"),
-        )
+        self.score_bounds = score_bounds(clamp_min, clamp_max)
         self.q_proj = nn.Linear(visual_dim, embed_dim)
         self.k_proj = nn.Linear(text_dim, embed_dim)
         self.v_proj = nn.Linear(text_dim, embed_dim)
         self.out_proj = nn.Linear(embed_dim, visual_dim)
-        for projection in self.children():
-            nn.init.xavier_uniform_(projection.weight)
-            nn.init.zeros_(projection.bias)
+        initialise_projections(self)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, text_mask: Tensor) -> Tensor:
         """Update of ``query [B, N, visual_dim]`` from ``key, value [B, T, text_dim]``."""
