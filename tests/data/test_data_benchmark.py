@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from benchmarks.data import CAPTION, compare_pictures, generate, open_plainly, open_source
+from benchmarks.data import (
+    CAPTION,
+    compare_pictures,
+    generate,
+    measure_labelling,
+    open_plainly,
+    open_source,
+)
+from tests.conftest import REPOSITORY
 
 
 @pytest.mark.parametrize("kind", ["tsv", "json-lines", "shards"])
@@ -32,3 +40,12 @@ def test_pictures_of_both_ways_differ_by_rounding_only():
     rows = compare_pictures(rounds=1, repeats=1)
 
     assert all(row["by"] <= 1.001 and row["differ"] < 0.01 for row in rows)
+
+
+def test_the_speed_of_labelling_is_that_of_a_teacher_that_runs(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)  # configurations name their files from there
+
+    speed = measure_labelling("configs/shapes/glip_A.yaml", None, pictures=2, batch=2)
+
+    assert set(speed) == {"per_second", "per_cpu_second"}
+    assert min(speed.values()) > 0
