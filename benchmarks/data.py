@@ -3,8 +3,7 @@
     python -m benchmarks.data                       # 2 million records; needs 2 GB of disk, minutes
     python -m benchmarks.data --records 100000      # seconds
     python -m benchmarks.data --only pictures
-    python -m benchmarks.data --only pseudo-labels --config-file configs/shapes/glip_C.yaml \
-        --weight MODEL/shapes/glip_shapes_C.safetensors
+    python -m benchmarks.data --only pseudo-labels --batch 16   # by the bundled weights
 
 Opening: every set is generated and opened once (which builds its indices), then opened by fresh
 processes that then read 100 records; seconds, and megabytes over what the process had before, are
@@ -47,6 +46,7 @@ from maskrcnn_benchmark.data.image_files import read_rgb
 from maskrcnn_benchmark.data.transforms import build_transforms
 from maskrcnn_benchmark.grounding import RandomSource
 
+TEACHER = ("configs/shapes/glip_C.yaml", "MODEL/shapes/glip_shapes_C.safetensors")
 PER_SHARD = 10_000
 READ_RECORDS = 100
 CAPTION = "a brown dog on green grass beside a red ball"
@@ -245,9 +245,7 @@ def _compare_picture(size: tuple[int, int], rounds: int, repeats: int) -> dict[s
     }
 
 
-def measure_labelling(
-    config_file: str, weight: str | None, pictures: int, batch: int
-) -> dict[str, float]:
+def measure_labelling(config_file: str, weight: str, pictures: int, batch: int) -> dict[str, float]:
     """Pairs that a teacher labels per second and per second of processor time, loading included."""
     from maskrcnn_benchmark.data.conversion.coco_source import FolderSource
     from maskrcnn_benchmark.engine.evaluate_tasks import choose_weights, load_model
@@ -303,8 +301,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--records", type=int, default=2_000_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scratch", type=Path, help="folder for the generated sets")
-    parser.add_argument("--config-file", default="configs/shapes/glip_C.yaml", help="teacher")
-    parser.add_argument("--weight", help="the teacher's checkpoint; untrained when absent")
+    parser.add_argument("--config-file", default=TEACHER[0], help="teacher")
+    parser.add_argument("--weight", default=TEACHER[1], help="the teacher's checkpoint")
     parser.add_argument("--batch", type=int, default=4, help="pictures per batch of the teacher")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--open", nargs=2, metavar=("KIND", "FOLDER"), help=argparse.SUPPRESS)

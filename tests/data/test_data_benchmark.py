@@ -5,6 +5,7 @@ import pytest
 
 from benchmarks.data import (
     CAPTION,
+    TEACHER,
     compare_pictures,
     generate,
     measure_labelling,
@@ -45,7 +46,7 @@ def test_pictures_of_both_ways_differ_by_rounding_only():
 def test_the_speed_of_labelling_is_that_of_a_teacher_that_runs(monkeypatch):
     monkeypatch.chdir(REPOSITORY)  # configurations name their files from there
 
-    speed = measure_labelling("configs/shapes/glip_A.yaml", None, pictures=2, batch=2)
+    speed = measure_labelling(*TEACHER, pictures=2, batch=2)
 
     assert set(speed) == {"per_second", "per_cpu_second"}
     assert min(speed.values()) > 0
