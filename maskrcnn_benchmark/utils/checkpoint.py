@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 from yacs.config import CfgNode
 
+from maskrcnn_benchmark.config.file_search import search_roots
 from maskrcnn_benchmark.config.paths_catalog import ModelCatalog, try_to_find
 
 from . import comm
@@ -20,6 +21,7 @@ from .checkpoint_files import (
     write_atomically,
     write_checkpoint,
 )
+from .download_catalog import WEIGHTS
 from .model_serialization import LoadReport, find_weights, load_weights_into
 from .model_zoo import cache_url, is_url
 
@@ -139,12 +141,35 @@ def resolve_weight(name: str, *, search: bool = True) -> Path:
     Args:
         name: a path, an ``http(s)://`` address, or ``catalog://`` and a name of the model catalog.
         search: look for relative paths in the usual folders (``MODEL/`` and others).
+    Raises:
+        FileNotFoundError: there is no such file; the message says how published ones are had.
     """
     if name.startswith("catalog://"):
         name = ModelCatalog.get(name.removeprefix("catalog://"))
     if is_url(name):
         return cache_url(name)
-    return Path(try_to_find(name)) if search else Path(name)
+    if not search:
+        path = Path(name)
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{name} does not exist (working folder {Path.cwd()}). {_how_to_get(name)}"
+            )
+        return path
+    try:
+        return Path(try_to_find(name))
+    except FileNotFoundError:
+        searched = ", ".join(str(root) for root in search_roots())
+        raise FileNotFoundError(
+            f"weights {name} not found; searched in {searched} (working folder {Path.cwd()}). "
+            f"{_how_to_get(name)}"
+        ) from None
+
+
+def _how_to_get(name: str) -> str:
+    stem = Path(name).stem
+    if stem in WEIGHTS:
+        return f"python tools/download_weights.py {stem} fetches it."
+    return "python tools/download_weights.py --list shows what can be downloaded."
 
 
 def load_weights(

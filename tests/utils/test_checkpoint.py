@@ -222,3 +222,12 @@ def test_an_address_that_fails_says_where_to_put_the_file(tmp_path, web, monkeyp
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match=r"404.*put the file at model/missing\.pth"):
         resolve_weight(f"{web[0]}/missing.pth")
+
+
+@pytest.mark.parametrize("search", [True, False])
+def test_weights_that_are_not_there_are_told_how_to_get(search, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"download_weights\.py glip_large_model fetches"):
+        resolve_weight("MODEL/glip_large_model.pth", search=search)
+    with pytest.raises(FileNotFoundError, match=r"mine\.pth .*download_weights\.py --list"):
+        resolve_weight("mine.pth", search=search)
