@@ -60,14 +60,13 @@ class DYReLU(nn.Module):
         gates = h_sigmoid(self.fc(x.mean((2, 3))))[:, :, None, None]
         gates = gates.chunk(self.num_coefficients, dim=1)
         step = 2 if self.use_bias else 1
-        linear = []
-        for piece in range(self.pieces):
-            slope = 2.0 * (gates[piece * step] - 0.5)
-            if piece == 0:
-                slope = slope + 1.0
-            value = x * slope
-            linear.append(value + (gates[piece * step + 1] - 0.5) if self.use_bias else value)
-        out = linear[0] if self.pieces == 1 else linear[0].maximum(linear[1])
+        slopes = [2.0 * (gate - 0.5) for gate in gates[::step]]
+        slopes[0] = slopes[0] + 1.0
+        offsets = [gate - 0.5 for gate in gates[1::step]] if self.use_bias else [0.0, 0.0]
+        out = x * slopes[-1] + offsets[-1]
+        if self.pieces == 2:
+            # max(p, q) as q + relu(p - q): the gradient of a maximum takes several times as long.
+            out = F.relu(x * (slopes[0] - slopes[1]) + (offsets[0] - offsets[1])) + out
         return out if self.spa is None else out * self._spatial_gate(x)
 
     def _spatial_gate(self, x: Tensor) -> Tensor:

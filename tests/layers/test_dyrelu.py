@@ -41,6 +41,27 @@ def test_variants_equal_the_recorded_ones(variant):
     torch.testing.assert_close(actual, torch.from_numpy(recorded[variant]), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_values_and_gradients_are_those_of_the_larger_piece(use_bias):
+    torch.manual_seed(0)
+    layer = DYReLU(8, use_bias=use_bias).double()
+    x = torch.randn(2, 8, 5, 6, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(2, 8, 5, 6, dtype=torch.float64)
+    gates = h_sigmoid(layer.fc(x.mean((2, 3))))[:, :, None, None].chunk(4 if use_bias else 2, 1)
+    a1, b1, a2, b2 = gates if use_bias else (gates[0], 0.5, gates[1], 0.5)
+    first = x * (2.0 * a1) + b1 - 0.5  # a1 = 2 (h - 0.5) + 1
+    expected = first.maximum(x * (2.0 * a2 - 1.0) + b2 - 0.5)
+    parameters = [x, *layer.parameters()]
+
+    actual = layer(x)
+
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad((actual * weights).sum(), parameters),
+        torch.autograd.grad((expected * weights).sum(), parameters),
+    )
+
+
 def test_without_weights_it_is_a_relu():
     layer = DYReLU(8)
     torch.nn.init.zeros_(layer.fc[2].weight)

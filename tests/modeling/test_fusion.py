@@ -281,6 +281,14 @@ def test_fusion_without_scale_returns_the_normalised_inputs():
     assert fused_text.embedded is text.embedded
 
 
+def test_fused_maps_have_channels_last_memory_of_their_own():
+    visual, text = random_features(batch=2, dtype=torch.float64)
+
+    fused, _ = make_fuse()(visual, text)
+
+    assert all(level.is_contiguous(memory_format=torch.channels_last) for level in fused)
+
+
 @pytest.mark.parametrize("implementation", ["plain", "folded"])
 def test_padding_tokens_change_neither_the_image_nor_real_tokens(implementation):
     fuse = make_fuse(implementation=implementation)
