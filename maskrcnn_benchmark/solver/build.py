@@ -1,5 +1,7 @@
 """Optimizer, schedules and clipping as the configuration asks."""
 
+import logging
+
 import torch
 from torch import nn
 from yacs.config import CfgNode
@@ -16,6 +18,8 @@ from .lr_schedule import (
     WeightDecaySchedule,
 )
 from .optimizer import GradientClipping, ParameterRules, make_optimizer, parameter_groups
+
+logger = logging.getLogger(__name__)
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -43,6 +47,11 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRSche
         )
     warm_up = WarmUp(solver.WARMUP_ITERS, solver.WARMUP_FACTOR, solver.WARMUP_METHOD)
     if solver.USE_COSINE:
+        if solver.USE_AUTOSTEP:
+            logger.warning(
+                "SOLVER.USE_COSINE wins over SOLVER.USE_AUTOSTEP: the learning rate follows the "
+                "cosine; set SOLVER.USE_COSINE False for steps by validation results"
+            )
         return WarmUpCosine(
             optimizer, max_iter=solver.MAX_ITER, min_lr=solver.MIN_LR, warm_up=warm_up
         )

@@ -96,6 +96,18 @@ def test_the_first_schedule_that_is_switched_on_is_taken(opts, kind):
     assert type(build_lr_scheduler(node, build_optimizer(node, model()))) is kind
 
 
+def test_a_plateau_schedule_that_the_cosine_overrules_is_told(caplog):
+    optimizer = torch.optim.SGD(model().parameters(), lr=0.1)
+    cosine = config("SOLVER.USE_COSINE", True)
+
+    build_lr_scheduler(cosine, optimizer)
+    assert not caplog.records
+    cosine.SOLVER.USE_AUTOSTEP = True
+    build_lr_scheduler(cosine, optimizer)
+
+    assert "USE_COSINE wins over SOLVER.USE_AUTOSTEP" in caplog.text
+
+
 def test_multi_stage_training_is_refused():
     node = config("SOLVER.MULTI_MAX_EPOCH", (1, 2))
     with pytest.raises(ValueError, match="multi-stage training"):
