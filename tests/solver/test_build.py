@@ -97,8 +97,8 @@ def test_the_first_schedule_that_is_switched_on_is_taken(opts, kind):
 
 
 def test_a_plateau_schedule_that_the_cosine_overrules_is_told(caplog):
-    optimizer = torch.optim.SGD(model().parameters(), lr=0.1)
     cosine = config("SOLVER.USE_COSINE", True)
+    optimizer = build_optimizer(cosine, model())
 
     build_lr_scheduler(cosine, optimizer)
     assert not caplog.records
