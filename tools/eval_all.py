@@ -17,6 +17,7 @@ from maskrcnn_benchmark.config import CfgNode
 from maskrcnn_benchmark.engine.command_line import make_parser, prepare_output, run_tool
 from maskrcnn_benchmark.engine.eval_summary import (
     aggregate,
+    comparison_table,
     config_of_folder,
     evaluate_folder,
     find_run_folders,
@@ -86,7 +87,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"error: no checkpoints found in {', '.join(patterns)}", file=sys.stderr)
             return 1
         if comm.is_main_process():
-            print(markdown_table(aggregate(rows)))
+            groups = aggregate(rows)
+            print(f"{markdown_table(groups)}\n\n{comparison_table(groups)}")
             print("wrote", ", ".join(map(str, write_summary(rows, output))))
         return 0
 

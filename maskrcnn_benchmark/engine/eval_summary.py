@@ -271,8 +271,9 @@ def aggregate(rows: Iterable[Row]) -> list[Group]:
 
 def _setting_order(setting: tuple) -> tuple:
     tuning, shots, checkpoint, dataset, metric = setting
-    # All data (0 shots) come after the few.
-    return tuning, shots or math.inf, checkpoint, dataset == "test", dataset, metric
+    # Nothing trained comes before the few, all data (0 shots) after them.
+    amount = -1 if shots == NO_TRAINING else shots or math.inf
+    return tuning, amount, checkpoint, dataset == "test", dataset, metric
 
 
 def _group(task: str, setting: tuple, values: Sequence[float]) -> Group:
@@ -289,15 +290,33 @@ def markdown_table(groups: Sequence[Group]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for g in groups:
-        value = f"{100 * g.mean:.1f}"
-        if g.deviation is not None:
-            value += f" ± {100 * g.deviation:.1f}"
         shots = _shots(g.shots)
         lines.append(
             f"| {g.task} | {g.tuning} | {shots} | {g.checkpoint} | {g.dataset} | {g.metric} | "
-            f"{value} | {g.seeds} |"
+            f"{_value(g)} | {g.seeds} |"
         )
     return "\n".join(lines)
+
+
+def comparison_table(groups: Sequence[Group]) -> str:
+    """A line per tuning mode and number of shots, a column per task and set."""
+    values: dict[tuple, dict[tuple, str]] = {}
+    columns: dict[tuple, None] = {}
+    for g in groups:
+        column = (g.task, g.dataset, g.metric)
+        columns[column] = None
+        values.setdefault((g.tuning, g.shots, g.checkpoint), {})[column] = _value(g)
+    heads = ["tuning", "shots", "checkpoint", *(f"{t}: {s} {metric}" for t, s, metric in columns)]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for (tuning, shots, checkpoint), found in values.items():
+        cells = [tuning, _shots(shots), checkpoint, *(found.get(c, "-") for c in columns)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _value(group: Group) -> str:
+    value = f"{100 * group.mean:.1f}"
+    return value if group.deviation is None else f"{value} ± {100 * group.deviation:.1f}"
 
 
 def _shots(shots: int | None) -> str:
@@ -306,7 +325,7 @@ def _shots(shots: int | None) -> str:
 
 
 def write_summary(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Write ``eval_summary.json``, ``.csv`` (one line per number) and ``.md`` (the groups)."""
+    """Write ``eval_summary.json``, ``.csv`` (one line per number) and ``.md`` (both tables)."""
     groups = aggregate(rows)
     table = io.StringIO()
     writer = csv.DictWriter(table, [*Row.__dataclass_fields__])
@@ -316,6 +335,7 @@ def write_summary(rows: Sequence[Row], folder: Path) -> list[Path]:
     paths = [folder / f"eval_summary.{kind}" for kind in ("json", "csv", "md")]
     folder.mkdir(parents=True, exist_ok=True)
     write_json(paths[0], content)
-    for path, text in ((paths[1], table.getvalue()), (paths[2], f"{markdown_table(groups)}\n")):
+    tables = f"{markdown_table(groups)}\n\n{comparison_table(groups)}\n"
+    for path, text in ((paths[1], table.getvalue()), (paths[2], tables)):
         write_atomically(path, lambda file, text=text: file.write(text.encode()))
     return paths

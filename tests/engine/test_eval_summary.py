@@ -10,6 +10,7 @@ from maskrcnn_benchmark.config import ConfigError
 from maskrcnn_benchmark.engine.eval_summary import (
     Row,
     aggregate,
+    comparison_table,
     config_of_folder,
     find_checkpoints,
     find_run_folders,
@@ -67,6 +68,20 @@ def test_settings_are_kept_apart_and_all_data_come_last():
         ("linear_prob", 1, "test"),
     ]
     assert "| full | all |" in markdown_table(groups)
+
+
+def test_the_comparison_has_a_line_per_setting_and_a_column_per_task_and_set():
+    rows = [row("a", 3, 0.5, shots=0), row("a", 3, 0.1), row("a", 3, 0.05, shots=10000)]
+    rows += [row("a", 3, 0.3, dataset="val"), row("b", 3, 0.4, tuning="linear_prob")]
+
+    assert comparison_table(aggregate(rows)).splitlines() == [
+        "| tuning | shots | checkpoint | a: test AP | a: val AP | b: test AP |",
+        "|---|---|---|---|---|---|",
+        "| full | none | model_best | 5.0 | - | - |",
+        "| full | 1 | model_best | 10.0 | 30.0 | - |",
+        "| full | all | model_best | 50.0 | - | - |",
+        "| linear_prob | 1 | model_best | - | - | 40.0 |",
+    ]
 
 
 def test_a_set_without_annotations_is_left_out():
