@@ -172,6 +172,9 @@ def _loader(cfg, dataset: Dataset, sampler, collate: Callable) -> DataLoader:
         batch_sampler=sampler,
         collate_fn=collate,
         pin_memory=cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available(),
+        # For what the loader draws itself: a run that continues begins one more iterator, and must
+        # not take a number from the model's dropout for it.
+        generator=torch.Generator(),
     )
 
 

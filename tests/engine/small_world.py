@@ -99,7 +99,11 @@ def write_config(folder: Path, **settings: Any) -> Path:
     bert = str(REPOSITORY / "configs/raccoon/bert_small")
     tree["MODEL"]["LANGUAGE_BACKBONE"].update(MODEL_TYPE=bert, TOKENIZER_TYPE=bert)
     tree["MODEL"]["SWINT"].update(
-        EMBED_DIM=8, DEPTHS="(1, 1, 1, 1)", NUM_HEADS="(1, 1, 2, 2)", OUT_CHANNELS="(8, 16, 32, 64)"
+        EMBED_DIM=8,
+        DEPTHS="(1, 1, 1, 1)",
+        NUM_HEADS="(1, 1, 2, 2)",
+        OUT_CHANNELS="(8, 16, 32, 64)",
+        DROP_PATH_RATE=0.2,
     )
     tree["MODEL"]["BACKBONE"]["OUT_CHANNELS"] = 32
     tree["MODEL"]["DYHEAD"].update(CHANNELS=32, NUM_CONVS=1, NUM_CLASSES=4)
