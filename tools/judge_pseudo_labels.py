@@ -32,23 +32,23 @@ def main(arguments: list[str] | None = None) -> int:
     subjects = {"all phrases": lambda phrase: True}
     if wanted:
         subjects[f"with {', '.join(args.words)}"] = lambda p: not wanted.isdisjoint(p.split())
+    rules = [(confidence, overlap) for confidence in args.conf for overlap in args.nms]
     try:
         truth = json.loads(args.truth.read_text())
         labels = JsonLinesSource(args.labels, args.labels.parent)
-        print("| CAPTION_CONF | CAPTION_NMS | phrases | boxes | precision | recall |")
-        print("|---|---|---|---|---|---|")
-        for confidence in args.conf:
-            for overlap in args.nms:
-                for subject, about in subjects.items():
-                    screen = BoxScreen(confidence, overlap)
-                    found = label_quality(truth, labels, screen, about)
-                    print(
-                        f"| {confidence:g} | {overlap:g} | {subject} | {found.labels} "
-                        f"| {100 * found.precision:.1f} | {100 * found.recall:.1f} |"
-                    )
+        screens = [BoxScreen(confidence, overlap) for confidence, overlap in rules]
+        judged = label_quality(truth, labels, screens, list(subjects.values()))
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    print("| CAPTION_CONF | CAPTION_NMS | phrases | boxes | precision | recall |")
+    print("|---|---|---|---|---|---|")
+    for (confidence, overlap), row in zip(rules, judged, strict=True):
+        for subject, found in zip(subjects, row, strict=True):
+            print(
+                f"| {confidence:g} | {overlap:g} | {subject} | {found.labels} "
+                f"| {100 * found.precision:.1f} | {100 * found.recall:.1f} |"
+            )
     return 0
 
 

@@ -8,9 +8,8 @@ from maskrcnn_benchmark.data.datasets.caption_record import BoxScreen
 from maskrcnn_benchmark.data.datasets.json_lines import JsonLinesSource
 from maskrcnn_benchmark.data.shapes import SplitPlan, write_split
 from maskrcnn_benchmark.data.shapes.label_quality import label_quality
-from tests.tools.test_demo import _load_tool
+from tools import judge_pseudo_labels as tool
 
-tool = _load_tool("judge_pseudo_labels")
 EVERYTHING = BoxScreen(0.0, -1.0)
 CAPTION = "two scarlet rings and a star"
 RINGS, STAR = [4, 17], [22, 28]  # a phrase finder leaves "two" out
@@ -46,6 +45,11 @@ def labelled(tmp_path):
     return make
 
 
+def judge(truth, source, screen=EVERYTHING, about=lambda phrase: True):
+    [[quality]] = label_quality(truth, source, [screen], [about])
+    return quality
+
+
 def counts(quality):
     return quality.labels, quality.right, quality.boxes, quality.found
 
@@ -56,7 +60,7 @@ def test_a_label_is_right_on_an_object_of_its_phrase_alone(labelled):
         (RINGS, 0.9, 10, 60, 30, 80),  # the star
         (STAR, 0.9, 40, 60, 60, 80),  # nothing there
     )
-    quality = label_quality(TRUTH, source, EVERYTHING)
+    quality = judge(TRUTH, source)
     assert counts(quality) == (3, 1, 3, 1)
     assert quality.precision == quality.recall == pytest.approx(1 / 3)
 
@@ -64,18 +68,32 @@ def test_a_label_is_right_on_an_object_of_its_phrase_alone(labelled):
 @pytest.mark.parametrize(("right_edge", "right"), [(30, 1), (20, 1), (19.8, 0)])
 def test_half_of_the_union_must_be_shared(labelled, right_edge, right):
     source = labelled((STAR, 0.9, 10, 60, right_edge, 80))
-    assert label_quality(TRUTH, source, EVERYTHING).right == right
+    assert judge(TRUTH, source).right == right
 
 
 def test_labels_that_are_not_believed_do_not_count(labelled):
     source = labelled((RINGS, 0.4, 10, 10, 30, 30), (STAR, 0.9, 10, 60, 30, 80))
-    assert counts(label_quality(TRUTH, source, BoxScreen(0.5, -1.0))) == (1, 1, 3, 1)
+    assert counts(judge(TRUTH, source, BoxScreen(0.5, -1.0))) == (1, 1, 3, 1)
 
 
 def test_phrases_can_be_counted_by_their_words(labelled):
     source = labelled((RINGS, 0.9, 10, 10, 30, 30), (STAR, 0.9, 40, 60, 60, 80))
-    quality = label_quality(TRUTH, source, EVERYTHING, lambda phrase: "scarlet" in phrase)
+    quality = judge(TRUTH, source, about=lambda phrase: "scarlet" in phrase)
     assert counts(quality) == (1, 1, 2, 1)
+
+
+def test_several_rules_and_several_kinds_of_phrases_are_counted_at_once(labelled):
+    source = labelled((RINGS, 0.4, 10, 10, 30, 30), (STAR, 0.9, 10, 60, 30, 80))
+    judged = label_quality(
+        TRUTH,
+        source,
+        [BoxScreen(0.0, -1.0), BoxScreen(0.5, -1.0)],
+        [lambda phrase: "star" in phrase, lambda phrase: "rings" in phrase],
+    )
+    assert [[counts(quality) for quality in row] for row in judged] == [
+        [(1, 1, 1, 1), (1, 1, 2, 1)],
+        [(1, 1, 1, 1), (0, 0, 2, 0)],
+    ]
 
 
 def test_a_picture_without_labels_is_not_found(labelled):
@@ -85,14 +103,14 @@ def test_a_picture_without_labels_is_not_found(labelled):
         {"image_id": 8, "bbox": [0, 0, 9, 9], "tokens_positive": [[0, 1]]},
     ]
     source = labelled((STAR, 0.9, 10, 60, 30, 80))
-    assert counts(label_quality(missing, source, EVERYTHING)) == (1, 1, 4, 1)
+    assert counts(judge(missing, source)) == (1, 1, 4, 1)
 
 
 @pytest.mark.parametrize("wrong", [{"name": "c.jpg"}, {"caption": "three rings, and some stars"}])
 def test_labels_of_other_captions_are_refused(labelled, wrong):
     source = labelled((RINGS, 0.9, 10, 10, 30, 30), **wrong)
     with pytest.raises(ValueError, match="the annotations know no"):
-        label_quality(TRUTH, source, EVERYTHING)
+        judge(TRUTH, source)
 
 
 def test_the_tool_finds_true_boxes_of_a_world_right(tmp_path, capsys):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from maskrcnn_benchmark.data.datasets.caption_record import BoxScreen, CaptionRecord, read_record
@@ -43,9 +44,9 @@ class LabelQuality:
 def label_quality(
     truth: Mapping[str, Any],
     labels: RecordSource,
-    screen: BoxScreen,
-    about: Callable[[str], bool] = lambda phrase: True,
-) -> LabelQuality:
+    screens: Sequence[BoxScreen],
+    abouts: Sequence[Callable[[str], bool]] = (lambda phrase: True,),
+) -> list[list[LabelQuality]]:
     """Compare a teacher's boxes with annotations of the same captions.
 
     A box and an annotation belong together when their phrases share characters and their
@@ -54,54 +55,57 @@ def label_quality(
     Args:
         truth: MDETR-style annotations: ``tokens_positive`` of a box are its characters.
         labels: what the teacher wrote, pictures under the same names.
-        screen: which of its boxes are believed.
-        about: which phrases are counted.
+        screens: ways to choose the boxes that are believed.
+        abouts: ways to choose the phrases that are counted.
+
+    Returns:
+        One list per screen, with one entry per way to choose phrases.
 
     Raises:
         ValueError: a label's picture is not in ``truth`` or has another caption there.
     """
     images = {image["file_name"]: image for image in truth["images"]}
+    caption_of = {image["id"]: image["caption"] for image in truth["images"]}
     annotated: dict[int, list[Mapping[str, Any]]] = {}
     for annotation in truth["annotations"]:
         annotated.setdefault(annotation["image_id"], []).append(annotation)
-    counts = dict.fromkeys(("labels", "right", "found"), 0)
+    counts = np.zeros((len(screens), len(abouts), 4), dtype=int)
+    for column, about in enumerate(abouts):
+        counts[:, column, 2] = sum(
+            _is_about(caption_of[a["image_id"]], a["tokens_positive"], about)
+            for a in truth["annotations"]
+        )
     for index in range(len(labels)):
-        name = labels.key(index)
-        record = screen(read_record(labels.record(index), "v2", labels.where(index)))
-        if name not in images or images[name]["caption"] != record.caption:
-            raise ValueError(f"{labels.where(index)}: the annotations know no {name} so captioned")
-        own = [
-            a
-            for a in annotated.get(images[name]["id"], ())
-            if _is_about(record.caption, a["tokens_positive"], about)
-        ]
-        chosen = [_is_about(record.caption, spans, about) for spans in record.spans]
-        record = record.select(torch.tensor(chosen, dtype=torch.bool))
-        together = _together(record, own)
-        counts["labels"] += len(record.boxes)
-        counts["right"] += int(together.any(1).sum())
-        counts["found"] += int(together.any(0).sum())
-    caption_of = {image["id"]: image["caption"] for image in truth["images"]}
-    boxes = sum(
-        _is_about(caption_of[a["image_id"]], a["tokens_positive"], about)
-        for a in truth["annotations"]
-    )
-    return LabelQuality(boxes=boxes, **counts)
+        name, where = labels.key(index), labels.where(index)
+        unscreened = read_record(labels.record(index), "v2", where)
+        if name not in images or images[name]["caption"] != unscreened.caption:
+            raise ValueError(f"{where}: the annotations know no {name} so captioned")
+        own = annotated.get(images[name]["id"], [])
+        for row, screen in enumerate(screens):
+            record = screen(unscreened)
+            together = _together(record, own)
+            for column, about in enumerate(abouts):
+                labelled = [_is_about(record.caption, s, about) for s in record.spans]
+                true = [_is_about(record.caption, a["tokens_positive"], about) for a in own]
+                chosen = together[labelled][:, true]
+                right, found = chosen.any(1).sum(), chosen.any(0).sum()
+                counts[row, column] += [sum(labelled), right, 0, found]
+    return [[LabelQuality(*map(int, entry)) for entry in row] for row in counts]
 
 
 def _is_about(caption: str, spans: list[list[int]], about: Callable[[str], bool]) -> bool:
     return about(" ".join(caption[begin:end] for begin, end in spans))
 
 
-def _together(record: CaptionRecord, annotations: list[Mapping[str, Any]]) -> torch.Tensor:
+def _together(record: CaptionRecord, annotations: Sequence[Mapping[str, Any]]) -> np.ndarray:
     """Which label belongs to which annotation, ``[labels, annotations]``."""
     true = torch.tensor([a["bbox"] for a in annotations], dtype=torch.float32).reshape(-1, 4)
     true[:, 2:] += true[:, :2] - 1
-    same_phrase = torch.tensor(
-        [[_overlap(spans, a["tokens_positive"]) for a in annotations] for spans in record.spans],
-        dtype=torch.bool,
-    ).reshape(len(record.boxes), len(annotations))
-    return same_phrase & (box_iou(record.boxes, true) >= SAME_PLACE)
+    together = (box_iou(record.boxes, true) >= SAME_PLACE).numpy()
+    for row, column in zip(*together.nonzero(), strict=True):
+        if not _overlap(record.spans[row], annotations[column]["tokens_positive"]):
+            together[row, column] = False
+    return together
 
 
 def _overlap(first: list[list[int]], second: list[list[int]]) -> bool:
