@@ -19,13 +19,19 @@ class PlainErrorLoader(DataLoader):
     """
 
     def __iter__(self) -> Iterator[Any]:
-        try:
-            yield from super().__iter__()
-        except (UserError, FileNotFoundError) as error:
-            message = original_message(error)
-            if message is None:
-                raise
-            raise type(error)(message) from error
+        # Made here and not when the first batch is asked for: it draws from the global random
+        # generator, whose state a resumed run restores in between.
+        return _with_plain_errors(super().__iter__())
+
+
+def _with_plain_errors(batches: Iterator[Any]) -> Iterator[Any]:
+    try:
+        yield from batches
+    except (UserError, FileNotFoundError) as error:
+        message = original_message(error)
+        if message is None:
+            raise
+        raise type(error)(message) from error
 
 
 def original_message(error: Exception) -> str | None:
