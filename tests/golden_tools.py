@@ -167,3 +167,12 @@ def golden_config(name: str, overrides: dict[str, Any] | None = None) -> Any:
 def build_golden_model(name: str, overrides: dict[str, Any] | None = None) -> nn.Module:
     """Detector of ``golden_config`` with the golden weights."""
     return with_named_weights(build_detection_model(golden_config(name, overrides)))
+
+
+def without_randomness(model: nn.Module) -> nn.Module:
+    """The model with every kind of dropout turned off, in place."""
+    for module in model.modules():
+        for attribute in ("p", "drop_prob", "dropout", "dropout_prob"):
+            if isinstance(getattr(module, attribute, None), float):
+                setattr(module, attribute, 0.0)
+    return model

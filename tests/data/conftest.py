@@ -71,3 +71,16 @@ def make_coco_folder(folder: Path, num_images: int = 6) -> CocoFolder:
 @pytest.fixture
 def coco_folder(tmp_path) -> CocoFolder:
     return make_coco_folder(tmp_path / "coco")
+
+
+@pytest.fixture
+def make_read_only(monkeypatch):
+    """From its call on no file can be opened for writing."""
+    opened = Path.open
+
+    def refuse_writing(path, mode="r", *args, **kwargs):
+        if "w" in mode:
+            raise PermissionError("read-only")
+        return opened(path, mode, *args, **kwargs)
+
+    return lambda: monkeypatch.setattr(Path, "open", refuse_writing)

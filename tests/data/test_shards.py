@@ -4,7 +4,6 @@ import logging
 import os
 import pickle
 import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -163,16 +162,12 @@ class TestIndex:
         with pytest.raises(BrokenRecordError, match=r"s-000\.tar: sample 2: its index points"):
             source.image_data(1)
 
-    def test_an_index_can_stay_in_memory_where_the_folder_is_read_only(self, tmp_path, monkeypatch):
+    def test_an_index_can_stay_in_memory_where_the_folder_is_read_only(
+        self, tmp_path, make_read_only
+    ):
         shards = write_shards(tmp_path, numbered(3))
-        opened = Path.open
+        make_read_only()
 
-        def refuse_writing(path, mode="r", *args, **kwargs):
-            if "w" in mode:
-                raise PermissionError("read-only")
-            return opened(path, mode, *args, **kwargs)
-
-        monkeypatch.setattr(Path, "open", refuse_writing)
         source = ShardSource(shards)
 
         assert source.record(2)["caption"] == "a dog 2"

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -110,15 +109,8 @@ class TestRows:
 
         assert pickle.loads(pickle.dumps(file)).key(2) == "c"
 
-    def test_an_index_can_stay_in_memory_where_the_folder_is_read_only(self, rows, monkeypatch):
-        opened = Path.open
-
-        def refuse_writing(path, mode="r", *args, **kwargs):
-            if "w" in mode:
-                raise PermissionError("read-only")
-            return opened(path, mode, *args, **kwargs)
-
-        monkeypatch.setattr(Path, "open", refuse_writing)
+    def test_an_index_can_stay_in_memory_where_the_folder_is_read_only(self, rows, make_read_only):
+        make_read_only()
 
         assert TSVFile(rows).key(2) == "c"
         assert not rows.with_suffix(".lineidx").exists()

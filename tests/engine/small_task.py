@@ -1,6 +1,5 @@
 """Tiny detection data and a tiny model for tests of fine-tuning: coloured rectangles on grey."""
 
-import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ import yaml
 from PIL import Image, ImageDraw
 
 from maskrcnn_benchmark.config import CfgNode, default_config
+from tools import finetune
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIG_FILE = str(REPOSITORY / "configs/raccoon/small.yaml")
@@ -124,15 +124,7 @@ def small_config(*opts: str) -> CfgNode:
     return config
 
 
-def load_tool(name: str):
-    """A command-line tool as a module."""
-    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def run_finetune(output: Path, *flags: str, opts: Sequence[str] = ()) -> int:
     """Exit status of tools/finetune.py on the small model."""
     arguments = ["--config-file", CONFIG_FILE, *flags, *SMALL, *opts, "OUTPUT_DIR", str(output)]
-    return load_tool("finetune").main(arguments)
+    return finetune.main(arguments)

@@ -12,7 +12,7 @@ from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList
 from tests import fiber_tools
-from tests.golden_tools import REPOSITORY, golden_config
+from tests.golden_tools import REPOSITORY, golden_config, without_randomness
 
 BERT = str(REPOSITORY / "configs" / "raccoon" / "bert_small")
 TINY = {
@@ -63,14 +63,6 @@ def losses(model: nn.Module) -> dict[str, Tensor]:
     positive_map = torch.zeros(4, 256)
     positive_map[::2, 2:5] = positive_map[1::2, 7:10] = 1
     return model(images(), [target] * 2, [CAPTION] * 2, positive_map)
-
-
-def without_randomness(model: nn.Module) -> nn.Module:
-    for module in model.modules():
-        for attribute in ("p", "drop_prob", "dropout", "dropout_prob"):
-            if isinstance(getattr(module, attribute, None), float):
-                setattr(module, attribute, 0.0)
-    return model
 
 
 def assert_same(found: list[BoxList], expected: list[BoxList]) -> None:

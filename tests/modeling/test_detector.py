@@ -15,7 +15,7 @@ from maskrcnn_benchmark.modeling.rpn.language_layers import BertSelfAttention
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList
 from maskrcnn_benchmark.utils.model_serialization import load_weights_into
-from tests.golden_tools import golden_config
+from tests.golden_tools import golden_config, without_randomness
 
 FUSE = "MODEL.DYHEAD.FUSE_CONFIG"
 CAPTION = "a raccoon. a red dustbin"
@@ -80,14 +80,6 @@ def ground_truth(count: int = 2) -> tuple[list[BoxList], Tensor]:
     positive_map[0, POSITIVE_MAP[1]] = 1
     positive_map[1, POSITIVE_MAP[2]] = 1
     return targets, positive_map.repeat(count, 1)
-
-
-def without_randomness(model: nn.Module) -> nn.Module:
-    for module in model.modules():
-        for attribute in ("p", "drop_prob", "dropout", "dropout_prob"):
-            if isinstance(getattr(module, attribute, None), float):
-                setattr(module, attribute, 0.0)
-    return model
 
 
 def assert_same_boxes(found: list[BoxList], expected: list[BoxList]) -> None:

@@ -3,8 +3,12 @@
 import logging
 
 import pytest
+import torch
 
+from maskrcnn_benchmark.config import default_config
+from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.utils.logger import PACKAGE
+from tests.conftest import REPOSITORY
 
 
 @pytest.fixture(autouse=True)
@@ -17,3 +21,14 @@ def package_logger_as_before():
         if handler not in before[0]:
             handler.close()
     logger.handlers, logger.level, logger.propagate = before
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory) -> str:
+    """A checkpoint of configs/shapes/glip_B.yaml with random weights."""
+    config = default_config()
+    config.merge_from_file(str(REPOSITORY / "configs/shapes/glip_B.yaml"))
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "random.pth"
+    torch.save({"model": build_detection_model(config).state_dict()}, path)
+    return str(path)

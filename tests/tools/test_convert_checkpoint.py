@@ -1,7 +1,5 @@
 """A training checkpoint becomes a small file of weights that loads everywhere."""
 
-import importlib.util
-
 import pytest
 import safetensors
 import torch
@@ -9,15 +7,8 @@ from torch import nn
 
 from maskrcnn_benchmark.utils.checkpoint import load_weights
 from maskrcnn_benchmark.utils.checkpoint_files import read_checkpoint
-from tests.engine.small_world import REPOSITORY
 from tests.engine.tiny_run import TinyModel, TinyOptions, run
-
-_SPEC = importlib.util.spec_from_file_location(
-    "convert_checkpoint", REPOSITORY / "tools/convert_checkpoint.py"
-)
-_TOOL = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(_TOOL)
-convert = _TOOL.main
+from tools.convert_checkpoint import main as convert
 
 
 @pytest.fixture

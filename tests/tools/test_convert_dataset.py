@@ -6,9 +6,7 @@ import pytest
 
 from tests.data.containers import write_shards
 from tests.data.test_conversion import write_coco
-from tests.tools.test_demo import _load_tool
-
-tool = _load_tool("convert_dataset")
+from tools import convert_dataset as tool
 
 
 def test_a_set_goes_there_and_back_and_is_sound(tmp_path, capsys):

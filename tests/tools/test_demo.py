@@ -1,6 +1,5 @@
 """tools/demo.py as a user calls it."""
 
-import importlib.util
 import json
 
 import numpy as np
@@ -9,30 +8,10 @@ import torch
 from PIL import Image
 from torchvision.ops import box_iou
 
-from maskrcnn_benchmark.config import cfg as defaults
-from maskrcnn_benchmark.modeling.detector import build_detection_model
 from tests.conftest import REPOSITORY
+from tools import demo
 
-
-def _load_tool(name):
-    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-demo = _load_tool("demo")
 CONFIG = str(REPOSITORY / "configs/shapes/glip_B.yaml")
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    config = defaults.clone()
-    config.merge_from_file(CONFIG)
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "random.pth"
-    torch.save({"model": build_detection_model(config).state_dict()}, path)
-    return str(path)
 
 
 @pytest.fixture

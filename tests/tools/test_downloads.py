@@ -15,13 +15,13 @@ from maskrcnn_benchmark.utils.download_catalog import (
     WEIGHT_GROUPS,
     WEIGHTS,
 )
+from odinw import download as odinw_tool
+from odinw import download_datasets
 from tests.conftest import REPOSITORY
-from tests.tools.test_demo import _load_tool
 from tests.web_server import WebSite, serve
+from tools import download_data as data_tool
+from tools import download_weights as weights_tool
 
-data_tool = _load_tool("download_data")
-weights_tool = _load_tool("download_weights")
-odinw_tool = _load_tool("../odinw/download")
 HUB = "/GLIPModel/GLIP/resolve/main"
 
 
@@ -177,9 +177,10 @@ class TestOdinw:
         assert (tmp_path / "Raccoon/a").is_file()
 
     def test_the_name_of_the_readme_works_too(self, site, tmp_path):
-        other = _load_tool("../odinw/download_datasets")
-
-        assert other.main(["--dataset_names", "Raccoon", "--dataset_path", str(tmp_path)]) == 0
+        assert (
+            download_datasets.main(["--dataset_names", "Raccoon", "--dataset_path", str(tmp_path)])
+            == 0
+        )
         assert (REPOSITORY / "odinw/download_datasets.py").is_file()
 
 

@@ -13,13 +13,13 @@ from maskrcnn_benchmark.utils.checkpoint_files import read_checkpoint
 from tests.engine.small_task import (
     CONFIG_FILE,
     SMALL,
-    load_tool,
     rewrite,
     run_finetune,
     small_config,
     write_set,
     write_task,
 )
+from tools import eval_all
 
 VALIDATED = [
     *("TEST.DURING_TRAINING", "True"),
@@ -93,7 +93,7 @@ def test_a_run_with_validation_leaves_all_its_files_and_is_summed_up(tmp_path, w
 
     arguments = ["--config-file", str(output / "config.yml"), "--evaluate_only_best_on_test"]
     arguments += ["--push_both_val_and_test", "OUTPUT_DIR", str(output)]
-    assert load_tool("eval_all").main(arguments) == 0
+    assert eval_all.main(arguments) == 0
 
     table = capsys.readouterr().out
     assert "| mean of 2 tasks | - | 1 | model_best | test | AP |" in table
@@ -103,7 +103,7 @@ def test_a_run_with_validation_leaves_all_its_files_and_is_summed_up(tmp_path, w
     assert (folder / "eval" / "model_best" / "inference" / "val" / "bbox.json").is_file()
 
     scored = (folder / "eval" / "model_best" / "scores.json").stat().st_mtime_ns
-    assert load_tool("eval_all").main(arguments) == 0
+    assert eval_all.main(arguments) == 0
     assert (folder / "eval" / "model_best" / "scores.json").stat().st_mtime_ns == scored
 
 
@@ -325,7 +325,7 @@ def test_a_class_count_on_the_command_line_that_is_too_small_is_refused(tmp_path
 def test_eval_all_without_checkpoints_fails(tmp_path, capsys):
     arguments = ["--config-file", CONFIG_FILE, *SMALL, "OUTPUT_DIR", str(tmp_path)]
 
-    assert load_tool("eval_all").main(arguments) == 1
+    assert eval_all.main(arguments) == 1
 
     assert "no checkpoints found" in capsys.readouterr().err
 
@@ -337,7 +337,7 @@ def test_numbers_of_earlier_evaluations_are_summed_up_without_evaluating(tmp_pat
     (folder / "scores.json").write_text(json.dumps(scores))
     arguments = ["--config-file", CONFIG_FILE, "--skip_eval", "OUTPUT_DIR", str(tmp_path)]
 
-    assert load_tool("eval_all").main(arguments) == 0
+    assert eval_all.main(arguments) == 0
 
     assert "| test | AP | 25.0 | 1 |" in capsys.readouterr().out
 

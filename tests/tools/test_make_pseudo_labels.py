@@ -7,28 +7,15 @@ import signal
 import pytest
 import torch
 
-from maskrcnn_benchmark.config import cfg as defaults
 from maskrcnn_benchmark.engine.pseudo_label_parts import LabelParts
-from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.utils import comm
 from tests.conftest import REPOSITORY
 from tests.data.containers import write_json_lines
 from tests.engine.test_resume import in_process
 from tests.process_tools import run_world
-from tests.tools.test_demo import _load_tool
+from tools import make_pseudo_labels as tool
 
-tool = _load_tool("make_pseudo_labels")
 CONFIG = str(REPOSITORY / "configs/shapes/glip_B.yaml")
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    config = defaults.clone()
-    config.merge_from_file(CONFIG)
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "random.pth"
-    torch.save({"model": build_detection_model(config).state_dict()}, path)
-    return str(path)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """tools/score_results.py on the shared prediction files as they are, and on bad input."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -8,20 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from tools import score_results as tool
+
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "score_results.py"
 
 
-@pytest.fixture(scope="module")
-def tool():
-    """The tool as a module."""
-    spec = importlib.util.spec_from_file_location("score_results", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def score(tool, tmp_path):
+def score(tmp_path):
     """Run the tool, return the numbers it writes."""
 
     def run(task, gt, results, *options):
@@ -143,9 +135,7 @@ ROW = {"image_id": 1, "category_id": 3, "bbox": [0, 0, 4, 4], "score": 0.5}
         ("flickr", GT, [], "is not a folder"),
     ],
 )
-def test_bad_input_is_an_error_line_and_exit_status_1(
-    tool, tmp_path, capsys, task, gt, results, message
-):
+def test_bad_input_is_an_error_line_and_exit_status_1(tmp_path, capsys, task, gt, results, message):
     paths = tmp_path / "gt.json", tmp_path / "results.json"
     for path, content in zip(paths, (gt, results)):
         if content is not None:

@@ -1,6 +1,5 @@
 """The training and evaluation commands, as users type them, on a small real model."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -22,18 +21,8 @@ from tests.engine.small_world import REPOSITORY, read_config, write_config, writ
 from tests.engine.test_resume import assert_same_bits, final_state, in_process
 from tests.engine.tiny_run import KillAt
 from tests.process_tools import free_port, run_world
-
-
-def load_tool(name: str):
-    """The main function of a script in tools/."""
-    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
-
-
-train_net = load_tool("train_net")
-evaluate_net = load_tool("test_grounding_net")
+from tools.test_grounding_net import main as evaluate_net
+from tools.train_net import main as train_net
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import torch
 from PIL import Image
 
 from maskrcnn_benchmark.modeling.detector import build_detection_model
-from tests.engine.small_task import CONFIG_FILE, SMALL, load_tool, small_config, write_task
+from tests.engine.small_task import CONFIG_FILE, SMALL, small_config, write_task
+from tools import visualize_grounding_net
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def draw(tmp_path):
     def run(*flags):
         arguments = ["--config-file", CONFIG_FILE, "--weight", str(weight)]
         arguments += ["--task_config", str(task), "--output", str(tmp_path / "drawn")]
-        return load_tool("visualize_grounding_net").main([*arguments, *flags, *SMALL])
+        return visualize_grounding_net.main([*arguments, *flags, *SMALL])
 
     return run
 
