@@ -119,3 +119,30 @@ def test_the_exit_status_of_a_host_is_that_of_the_launch(tmp_path):
     stub(tmp_path / "bin", "python", "exit 3")
     done = run_script("two_hosts.sh", path=tmp_path / "bin", LOGS=str(tmp_path / "logs"))
     assert done.returncode == 3
+
+
+@pytest.mark.parametrize("name", ["slurm.sh", "ssh.sh", "two_hosts.sh"])
+def test_every_script_tells_its_settings(name):
+    done = run_script(name, "--help")
+    assert done.returncode == 0
+    for word in (name, "PROCESSES", "RESTARTS", "tools/train_net.py --help"):
+        assert word in done.stdout
+    assert "SBATCH" not in done.stdout and "set -euo" not in done.stdout
+
+
+def test_a_dry_run_shows_what_every_host_would_run(tmp_path):
+    done = run_script(
+        *("two_hosts.sh", "--config-file", "a b.yaml"), DRY_RUN="1", LOGS=str(tmp_path), PORT="2000"
+    )
+    assert done.returncode == 0
+    lines = [line for line in done.stdout.splitlines() if line.startswith("[host")]
+    assert sorted(line[:7] for line in lines) == ["[host0]", "[host1]"]
+    for line in lines:
+        assert r"--rdzv-endpoint=127.0.0.1:2000" in line and r"--config-file a\ b.yaml" in line
+
+
+@pytest.mark.parametrize(("name", "advice"), [("slurm.sh", "sbatch"), ("ssh.sh", "HOSTS=")])
+def test_a_script_that_is_called_in_the_wrong_place_says_how(name, advice):
+    done = run_script(name, "--config-file", "a.yaml", HOSTS="", SLURM_JOB_NODELIST="")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and advice in done.stderr

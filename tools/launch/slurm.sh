@@ -26,6 +26,12 @@
 set -euo pipefail
 # sbatch runs a copy of this file: the repository is where it was called.
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/../..}"
+. tools/launch/common.sh
+help_if_asked tools/launch/slurm.sh "$@"
+if [ -z "${SLURM_JOB_NODELIST:-}" ]; then
+    echo "error: not inside a SLURM job: start this with sbatch tools/launch/slurm.sh ..." >&2
+    exit 2
+fi
 
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export NODES=$SLURM_NNODES

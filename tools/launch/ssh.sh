@@ -14,7 +14,13 @@
 # hosts: the run saves itself and the same command goes on.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-read -r -a hosts <<<"${HOSTS:?name the hosts, e.g. HOSTS=\"node0 node1\"}"
+. tools/launch/common.sh
+help_if_asked tools/launch/ssh.sh "$@"
+if [ -z "${HOSTS:-}" ]; then
+    echo 'error: name the hosts: HOSTS="node0 node1" tools/launch/ssh.sh ...' >&2
+    exit 2
+fi
+read -r -a hosts <<<"$HOSTS"
 logs=${LOGS:-OUTPUT/launch_logs/$(date +%Y%m%d_%H%M%S)}
 mkdir -p "$logs"
 
@@ -29,7 +35,7 @@ for number in "${!hosts[@]}"; do
         "NODES=${#hosts[@]}" "RENDEZVOUS=${hosts[0]}:${PORT:-29400}" "JOB=${JOB:-glip}"
         "LOGS=$logs/host$number"
     )
-    for name in PROCESSES RESTARTS JOIN_SECONDS PYTHON PROGRAM LOCAL_ADDRESS OMP_NUM_THREADS; do
+    for name in PROCESSES RESTARTS JOIN_SECONDS PYTHON PROGRAM DRY_RUN LOCAL_ADDRESS OMP_NUM_THREADS; do
         [ -z "${!name:-}" ] || settings+=("$name=${!name}")
     done
     # Quoted for the remote shell; the process ends with the connection.

@@ -7,6 +7,8 @@
 #       OUTPUT_DIR OUTPUT/two_hosts MODEL.DEVICE cpu
 set -euo pipefail
 folder=$(cd "$(dirname "$0")" && pwd)
+. "$folder/common.sh"
+help_if_asked "$folder/two_hosts.sh" "$@"
 export HOSTS="127.0.0.1 127.0.0.1"
 export LOCAL_ADDRESS=127.0.0.1
 export PROCESSES=${PROCESSES:-1}
