@@ -1,13 +1,17 @@
 """Loaders as the configuration asks for them."""
 
+from __future__ import annotations
+
 import logging
 import secrets
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from maskrcnn_benchmark.config import CfgNode
 from maskrcnn_benchmark.config.dataset_sources import DatasetSource, dataset_sources
 from maskrcnn_benchmark.data.collate import BatchCollator, RawImageCollator
 from maskrcnn_benchmark.data.dataset_factory import DatasetFactory
@@ -23,16 +27,19 @@ from maskrcnn_benchmark.data.worker_errors import PlainErrorLoader
 from maskrcnn_benchmark.errors import ConfigError, DataError
 from maskrcnn_benchmark.utils import comm
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 logger = logging.getLogger(__name__)
 
 
 def make_data_loader(
-    cfg,
+    cfg: CfgNode,
     is_train: bool = True,
     is_distributed: bool = False,
     start_iter: int = 0,
     *,
-    tokenizer=None,
+    tokenizer: PreTrainedTokenizerFast | None = None,
 ) -> DataLoader | list[DataLoader]:
     """Loader of DATASETS.TRAIN, or one loader for each of DATASETS.TEST.
 
@@ -68,7 +75,7 @@ def make_data_loader(
     return [_test_loader(cfg, dataset, rank, world_size) for dataset in datasets]
 
 
-def write_schedule_length(cfg, num_samples: int) -> None:
+def write_schedule_length(cfg: CfgNode, num_samples: int) -> None:
     """Set SOLVER.MAX_ITER from SOLVER.MAX_EPOCH (if that is set) and SOLVER.DATASET_LENGTH."""
     if cfg.SOLVER.MAX_EPOCH <= 0:
         return
@@ -86,7 +93,7 @@ def write_schedule_length(cfg, num_samples: int) -> None:
         cfg.freeze()
 
 
-def _check_unsupported(cfg) -> None:
+def _check_unsupported(cfg: CfgNode) -> None:
     if cfg.DATASETS.CLASS_CONCAT:
         raise ConfigError(
             "DATASETS.CLASS_CONCAT is not supported: labels of joined sets count from 1 in each, and "
@@ -113,7 +120,9 @@ def _build_dataset(factory: DatasetFactory, source: DatasetSource) -> Dataset:
     return CopiedDataset(dataset, source.copies) if source.copies > 1 else dataset
 
 
-def _replayed(cfg, num_samples: int, transforms: Callable, tokenizer) -> list[Dataset]:
+def _replayed(
+    cfg: CfgNode, num_samples: int, transforms: Callable, tokenizer: PreTrainedTokenizerFast | None
+) -> list[Dataset]:
     """DATASETS.REPLAY, a share of DATASETS.REPLAY_SHARE, without the settings of the task."""
     settings = cfg.clone()
     settings.defrost()
@@ -131,7 +140,7 @@ def _replayed(cfg, num_samples: int, transforms: Callable, tokenizer) -> list[Da
 
 
 def _training_loader(
-    cfg, datasets: list[Dataset], rank: int, world_size: int, start_iter: int
+    cfg: CfgNode, datasets: list[Dataset], rank: int, world_size: int, start_iter: int
 ) -> DataLoader:
     dataset = datasets[0] if len(datasets) == 1 else ConcatDataset(datasets)
     write_schedule_length(cfg, len(dataset))
@@ -150,7 +159,7 @@ def _training_loader(
     return _loader(cfg, dataset, sampler, BatchCollator(cfg.DATALOADER.SIZE_DIVISIBILITY))
 
 
-def _test_loader(cfg, dataset: Dataset, rank: int, world_size: int) -> DataLoader:
+def _test_loader(cfg: CfgNode, dataset: Dataset, rank: int, world_size: int) -> DataLoader:
     sampler = EvaluationBatchSampler(
         len(dataset),
         _share(cfg.TEST.IMS_PER_BATCH, world_size, "TEST.IMS_PER_BATCH"),
@@ -165,7 +174,7 @@ def _test_loader(cfg, dataset: Dataset, rank: int, world_size: int) -> DataLoade
     )
 
 
-def _loader(cfg, dataset: Dataset, sampler, collate: Callable) -> DataLoader:
+def _loader(cfg: CfgNode, dataset: Dataset, sampler, collate: Callable) -> DataLoader:
     return PlainErrorLoader(
         dataset,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
@@ -186,11 +195,11 @@ def _share(total: int, parts: int, key: str) -> int:
     return total // parts
 
 
-def _groups(cfg, dataset: Dataset) -> np.ndarray | None:
+def _groups(cfg: CfgNode, dataset: Dataset) -> np.ndarray | None:
     return aspect_groups(dataset.sizes()) if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None
 
 
-def _order_seed(cfg) -> int:
+def _order_seed(cfg: CfgNode) -> int:
     """Seed of the data order: SOLVER.SEED, or with DATALOADER.USE_RANDOM_SEED a new one for each
     run.
 

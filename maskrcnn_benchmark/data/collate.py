@@ -75,8 +75,7 @@ def _fields(targets: Sequence[Any], name: str) -> list[torch.Tensor] | None:
     if not all(have):
         raise DataError(
             f"Only {sum(have)} of {len(have)} samples of a batch have {name!r}: datasets with and "
-            "without captions "
-            "cannot be mixed in one training set."
+            "without captions cannot be mixed in one training set."
         )
     return [target.get_field(name) for target in targets]
 

@@ -1,8 +1,12 @@
 """Datasets as the configuration asks for them."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from maskrcnn_benchmark.config import CfgNode
 from maskrcnn_benchmark.config.dataset_sources import DatasetSource
 from maskrcnn_benchmark.data.datasets.background import Background
 from maskrcnn_benchmark.data.datasets.base import ImageDataset
@@ -47,6 +51,9 @@ from maskrcnn_benchmark.grounding.od_to_grounding import (
     without_background,
 )
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 _PHRASES = {
     cls.__name__: cls
     for cls in (FlickrDataset, RefExpDataset, GQADataset, PhrasecutDetection, MixedDataset)
@@ -62,7 +69,14 @@ class DatasetFactory:
         is_train: settings that concern training only are ignored in evaluation.
     """
 
-    def __init__(self, cfg, transforms: Callable | None, tokenizer, *, is_train: bool):
+    def __init__(
+        self,
+        cfg: CfgNode,
+        transforms: Callable | None,
+        tokenizer: PreTrainedTokenizerFast | None,
+        *,
+        is_train: bool,
+    ):
         if cfg.MODEL.MASK_ON or cfg.MODEL.KEYPOINT_ON:
             raise ConfigError("MODEL.MASK_ON and MODEL.KEYPOINT_ON: only boxes are supported")
         self.cfg = cfg
@@ -135,35 +149,16 @@ class DatasetFactory:
         return dataset
 
     def _coco_grounding(self, source: DatasetSource) -> CocoGrounding:
-        cfg = self.cfg
-
         sampled = source.factory == "CocoSampledGrounding"
-
-        def make_captioner(names: Mapping[int, str]) -> DetectionCaptioner:
-            if sampled:
-                return self._sampled_classes(
-                    source,
-                    names,
-                    self._detection_sampling(),
-                    detection_prompt=cfg.DATASETS.ADD_DET_PROMPT,
-                )
-            if cfg.DATASETS.SPECIAL_SAFEGUARD_FOR_COCO_GROUNDING:
-                sampling = NegativeSampling(cfg.DATASETS.RANDOM_SAMPLE_NEG, (0.0, 0.0, 1.0))
-                return self._sampled_classes(source, names, sampling, detection_prompt=False)
-            return self._all_classes(source, names)
-
         dataset = (CocoSampledGrounding if sampled else CocoGrounding)(
             **source.args,
             **self._common(source),
             **self._subset(),
-            make_captioner=make_captioner,
-            targets=self._targets(source),
-            clip=not cfg.DATASETS.DISABLE_CLIP_TO_IMAGE,
-            masking_allowed=not cfg.MODEL.DYHEAD.FUSE_CONFIG.NO_MASK_FOR_OD,
+            **self._grounding(source, self._detection_captioner if sampled else self._captioner),
             one_hot_offset=self._one_hot_offset(),
         )
         if self.is_train:
-            check_class_columns(cfg, source.name, dataset.category_table.names)
+            check_class_columns(self.cfg, source.name, dataset.category_table.names)
         return dataset
 
     def _phrases(self, source: DatasetSource) -> ImageDataset:
@@ -194,7 +189,8 @@ class DatasetFactory:
 
     def _detection_tsv(self, source: DatasetSource) -> CocoDetectionTSV:
         return CocoDetectionTSV(
-            **{**source.args, **self._common(source)}, **self._sampled_detection(source)
+            **{**source.args, **self._common(source)},
+            **self._grounding(source, self._detection_captioner),
         )
 
     def _detection_records(self, source: DatasetSource) -> CaptionedDetectionRecords:
@@ -207,25 +203,20 @@ class DatasetFactory:
             source=records,
             label_map=label_map,
             **self._common(source),
-            **self._sampled_detection(source),
+            **self._grounding(source, self._detection_captioner),
         )
 
-    def _sampled_detection(self, source: DatasetSource) -> dict[str, Any]:
-        cfg = self.cfg
+    def _grounding(self, source: DatasetSource, captioner: Callable) -> dict[str, Any]:
+        """What makes grounding data of detection data.
 
-        def make_captioner(names: Mapping[int, str]) -> DetectionCaptioner:
-            return self._sampled_classes(
-                source,
-                names,
-                self._detection_sampling(),
-                detection_prompt=cfg.DATASETS.ADD_DET_PROMPT,
-            )
-
+        Args:
+            captioner: from the source and its class table to what writes the captions.
+        """
         return {
-            "make_captioner": make_captioner,
+            "make_captioner": partial(captioner, source),
             "targets": self._targets(source),
-            "clip": not cfg.DATASETS.DISABLE_CLIP_TO_IMAGE,
-            "masking_allowed": not cfg.MODEL.DYHEAD.FUSE_CONFIG.NO_MASK_FOR_OD,
+            "clip": not self.cfg.DATASETS.DISABLE_CLIP_TO_IMAGE,
+            "masking_allowed": not self.cfg.MODEL.DYHEAD.FUSE_CONFIG.NO_MASK_FOR_OD,
         }
 
     def _caption_records(self, source: DatasetSource) -> CaptionDataset:
@@ -285,6 +276,25 @@ class DatasetFactory:
             return None
         return 0 if self.cfg.DATASETS.NO_MINUS_ONE_FOR_ONE_HOT else -1
 
+    def _captioner(self, source: DatasetSource, names: Mapping[int, str]) -> DetectionCaptioner:
+        """All classes; with SPECIAL_SAFEGUARD_FOR_COCO_GROUNDING sampled ones."""
+        datasets = self.cfg.DATASETS
+        if not datasets.SPECIAL_SAFEGUARD_FOR_COCO_GROUNDING:
+            return self._all_classes(source, names)
+        sampling = NegativeSampling(datasets.RANDOM_SAMPLE_NEG, (0.0, 0.0, 1.0))
+        return self._sampled_classes(source, names, sampling, detection_prompt=False)
+
+    def _detection_captioner(
+        self, source: DatasetSource, names: Mapping[int, str]
+    ) -> DetectionCaptioner:
+        """Sampled classes, as data of many classes need it."""
+        return self._sampled_classes(
+            source,
+            names,
+            self._detection_sampling(),
+            detection_prompt=self.cfg.DATASETS.ADD_DET_PROMPT,
+        )
+
     def _all_classes(self, source: DatasetSource, names: Mapping[int, str]) -> AllClassesCaptioner:
         datasets = self.cfg.DATASETS
         prompt = datasets.CAPTION_PROMPT if datasets.USE_CAPTION_PROMPT else None
@@ -312,8 +322,7 @@ class DatasetFactory:
         if datasets.USE_CAPTION_PROMPT and datasets.CAPTION_PROMPT is not None:
             raise ConfigError(
                 f"Dataset {source.name}: DATASETS.CAPTION_PROMPT needs all classes in every "
-                "caption and cannot be used "
-                "with sampled classes"
+                "caption and cannot be used with sampled classes"
             )
         if datasets.DISABLE_SHUFFLE:
             return self._all_classes(source, without_background(names))
@@ -335,7 +344,7 @@ class DatasetFactory:
         )
 
 
-def check_class_columns(cfg, name: str, classes: Mapping[int, str]) -> None:
+def check_class_columns(cfg: CfgNode, name: str, classes: Mapping[int, str]) -> None:
     """Refuse labels that the head has no column for, where labels index columns.
 
     Heads that score words need no such column: for them MODEL.DYHEAD.NUM_CLASSES is a hint only.
@@ -350,7 +359,6 @@ def check_class_columns(cfg, name: str, classes: Mapping[int, str]) -> None:
     label = min(label for label in classes if label > columns)
     raise ConfigError(
         f"Dataset {name} has {len(classes)} classes, but MODEL.DYHEAD.NUM_CLASSES is {columns + 1} "
-        "(it counts the "
-        f"background): class {label} ({classes[label]!r}) has no column. Set it to "
+        f"(it counts the background): class {label} ({classes[label]!r}) has no column. Set it to "
         f"{max(classes) + 1}."
     )

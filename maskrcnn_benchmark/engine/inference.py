@@ -31,11 +31,24 @@ from .unreadable import CollateReadable, ReadableOrNot, UnreadableImages, requir
 
 logger = logging.getLogger(__name__)
 
-PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PROGRESS_LINES = 20
 
 # Settings that predictions do not depend on.
 _IRRELEVANT = ("SOLVER", "OUTPUT_DIR", "local_rank", "num_gpus", "AUGMENT")
+
+
+def inference_dtype(cfg: Any) -> torch.dtype | None:
+    """What TEST.PRECISION lets autocast compute in; None for float32.
+
+    Raises:
+        ConfigError: it is unknown.
+    """
+    if cfg.TEST.PRECISION not in _PRECISIONS:
+        raise ConfigError(
+            f"TEST.PRECISION is {cfg.TEST.PRECISION!r}, not one of {list(_PRECISIONS)}"
+        )
+    return _PRECISIONS[cfg.TEST.PRECISION]
 
 
 def inference(
@@ -72,10 +85,7 @@ def inference(
         ConfigError: TEST.EVAL_TASK or TEST.PRECISION is unknown.
         DataError: pictures are missing or broken, and DATASETS.SKIP_BROKEN_IMAGES is off.
     """
-    if cfg.TEST.PRECISION not in PRECISIONS:
-        raise ConfigError(
-            f"TEST.PRECISION is {cfg.TEST.PRECISION!r}, not one of {list(PRECISIONS)}"
-        )
+    inference_dtype(cfg)  # a mistaken one is refused before annotations are read
     dataset = data_loader.dataset
     evaluator = build_evaluator(cfg, dataset, output_folder, box_only=box_only)
     model.eval()
@@ -156,7 +166,7 @@ def _detect(
     """Image id and detections of every sample that the loader has, until told to stop."""
     if not len(loader):
         return
-    dtype = PRECISIONS[cfg.TEST.PRECISION]
+    dtype = inference_dtype(cfg)
     with (
         torch.no_grad(),
         torch.autocast(model.device.type, dtype=dtype, enabled=dtype is not None),

@@ -28,12 +28,11 @@ from maskrcnn_benchmark.data.datasets.record_source import RecordSource
 from maskrcnn_benchmark.data.fast_pictures import read_pixels
 from maskrcnn_benchmark.data.image_files import read_rgb
 from maskrcnn_benchmark.data.transforms.build import build_transforms, picture_backend
-from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.modeling.detector import GeneralizedVLRCNN
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 from .detectors import CaptionDetector
-from .inference import PRECISIONS
+from .inference import inference_dtype
 from .stop_request import ignore_stop_signals
 
 logger = logging.getLogger(__name__)
@@ -108,11 +107,8 @@ class PseudoLabeller:
         rules: LabelRules,
         batch_size: int,
     ):
-        if cfg.TEST.PRECISION not in PRECISIONS:
-            raise ConfigError(
-                f"TEST.PRECISION is {cfg.TEST.PRECISION!r}, not one of {list(PRECISIONS)}"
-            )
         self.cfg = cfg
+        self.dtype = inference_dtype(cfg)
         self.model = model
         self.source = source
         self.rules = rules
@@ -128,13 +124,12 @@ class PseudoLabeller:
             indices: numbers of samples.
             should_stop: asked after every batch.
         """
-        dtype = PRECISIONS[self.cfg.TEST.PRECISION]
         device = self.model.device.type
         detector = CaptionDetector(self.model, self.cfg.DATALOADER.SIZE_DIVISIBILITY)
         for group in self._loader(indices):
             with (
                 torch.inference_mode(),
-                torch.autocast(device, dtype=dtype, enabled=dtype is not None),
+                torch.autocast(device, dtype=self.dtype, enabled=self.dtype is not None),
             ):
                 found = [] if group.batch is None else detector(group.batch)
             yield from self._labels(group, found)

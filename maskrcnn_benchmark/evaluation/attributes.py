@@ -8,7 +8,7 @@ import numpy as np
 
 from maskrcnn_benchmark.evaluation.detections import Detections
 from maskrcnn_benchmark.evaluation.ground_truth import GroundTruth
-from maskrcnn_benchmark.evaluation.overlap import iou
+from maskrcnn_benchmark.evaluation.overlap import corners, iou
 
 MINIMAL_OVERLAP = 0.5
 METRIC_PREFIX = "acc_"
@@ -53,12 +53,12 @@ def attribute_accuracies(ground_truth: GroundTruth, detections: Detections) -> d
 def _best_category(ground_truth: GroundTruth, detections: Detections) -> np.ndarray:
     """``(num_boxes,)`` category of the best detection on each annotated box, -1 for none."""
     best = np.full(len(ground_truth.ids), -1, np.int64)
-    corners = _corners(ground_truth.boxes)
+    annotated = corners(ground_truth.boxes)
     for image_id, found in detections.image_rows():
         rows = np.flatnonzero(ground_truth.image_ids == image_id)
         if not len(rows) or not len(found.scores):
             continue
-        overlaps = iou(corners[rows], _corners(found.boxes)) >= MINIMAL_OVERLAP
+        overlaps = iou(annotated[rows], corners(found.boxes)) >= MINIMAL_OVERLAP
         scores = np.where(overlaps, found.scores, -np.inf)
         best[rows] = np.where(overlaps.any(axis=1), found.labels[scores.argmax(axis=1)], -1)
     return best
@@ -72,8 +72,3 @@ def _agreement(
     true = ground_truth.categories[category].get("attributes", {})
     read = ground_truth.categories[read_as].get("attributes", {})
     return [true.get(name) == read.get(name) for name in names]
-
-
-def _corners(boxes: np.ndarray) -> np.ndarray:
-    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
-    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from maskrcnn_benchmark.config.file_search import try_to_find
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.evaluation.base import DatasetEvaluator, EvaluationError
 from maskrcnn_benchmark.evaluation.coco import CocoEvaluator
 from maskrcnn_benchmark.evaluation.flickr import CaptionItem, FlickrEvaluator
@@ -113,7 +114,7 @@ def _records(cfg: Any, dataset: Any, shared: dict[str, Any]) -> CocoEvaluator:
 
 def _flickr(cfg: Any, dataset: Any, shared: dict[str, Any]) -> FlickrEvaluator:
     if cfg.DATASETS.FLICKR_GT_TYPE not in ("separate", "merged"):
-        raise EvaluationError(
+        raise ConfigError(
             f"DATASETS.FLICKR_GT_TYPE must be 'separate' or 'merged', not "
             f"{cfg.DATASETS.FLICKR_GT_TYPE!r}"
         )

@@ -35,6 +35,12 @@ def generalised_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     return _ratio(intersection, union) - _ratio(enclosing - union, enclosing)
 
 
+def corners(boxes: np.ndarray) -> np.ndarray:
+    """``(n, 4)`` x, y, width, height as x1, y1, x2, y2, in double precision."""
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+
+
 def _intersection_and_union(boxes: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     boxes, others = (np.asarray(given, np.float64).reshape(-1, 4) for given in (boxes, others))
     top_left = np.maximum(boxes[:, None, :2], others[None, :, :2])

@@ -13,7 +13,7 @@ from maskrcnn_benchmark.evaluation.boxes_evaluator import BoxesEvaluator, inclus
 from maskrcnn_benchmark.evaluation.detections import Detections, ImageDetections
 from maskrcnn_benchmark.evaluation.files import write_json, write_predictions, write_tensors
 from maskrcnn_benchmark.evaluation.ground_truth import GroundTruth
-from maskrcnn_benchmark.evaluation.overlap import iou
+from maskrcnn_benchmark.evaluation.overlap import corners, iou
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 LIMITS = (100, 1000)
@@ -87,7 +87,7 @@ def proposal_recall(
     for image_id, found in detections.image_rows():
         if image_id in boxes and len(found.scores):
             best = np.argsort(-found.scores, kind="stable")[:limit]
-            overlaps.append(greedy_overlaps(_corners(found.boxes[best]), boxes[image_id]))
+            overlaps.append(greedy_overlaps(corners(found.boxes[best]), boxes[image_id]))
     reached = np.concatenate([np.zeros(0), *overlaps])
     hits = (reached[:, None] >= IOU_THRESHOLDS[None]).sum(axis=0)
     return np.divide(hits, usable.sum(), out=np.full(len(hits), np.nan), where=usable.any())
@@ -111,13 +111,8 @@ def greedy_overlaps(proposals: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     return pairs
 
 
-def _corners(boxes: np.ndarray) -> np.ndarray:
-    boxes = boxes.astype(np.float64)
-    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-
-
 def _boxes_by_image(ground_truth: GroundTruth, usable: np.ndarray) -> Mapping[int, np.ndarray]:
-    image_ids, boxes = ground_truth.image_ids[usable], _corners(ground_truth.boxes[usable])
+    image_ids, boxes = ground_truth.image_ids[usable], corners(ground_truth.boxes[usable])
     order = np.argsort(image_ids, kind="stable")
     unique_ids, starts = np.unique(image_ids[order], return_index=True)
     return dict(zip(unique_ids.tolist(), np.split(boxes[order], starts[1:])))

@@ -2,14 +2,20 @@
 entity.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from maskrcnn_benchmark.errors import DataError
 from maskrcnn_benchmark.grounding.noun_phrases import Span, find_noun_phrases
 from maskrcnn_benchmark.grounding.queries import Query, token_count
 from maskrcnn_benchmark.grounding.token_maps import MAX_TOKENS, label_to_tokens_from_spans
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 NAME_SEPARATOR = ". "
 _LIST_SEPARATOR = " . "
@@ -70,7 +76,9 @@ def split_names(text: str, separator: str = NAME_SEPARATOR) -> list[str]:
     return [name.strip() for name in stripped.split(separator) if name.strip()]
 
 
-def request_query(request: CaptionRequest, tokenizer, max_tokens: int = MAX_TOKENS) -> Query:
+def request_query(
+    request: CaptionRequest, tokenizer: PreTrainedTokenizerFast, max_tokens: int = MAX_TOKENS
+) -> Query:
     """The request as a query for the model.
 
     Raises:
@@ -80,8 +88,8 @@ def request_query(request: CaptionRequest, tokenizer, max_tokens: int = MAX_TOKE
     if length > max_tokens:
         raise DataError(
             f"The caption has {length} tokens, more than the {max_tokens} the model reads: shorten "
-            "it, or give a "
-            f"list of names, which is split as needed. It begins: {request.caption[:80]!r}"
+            "it, or give a list of names, which is split as needed. It begins: "
+            f"{request.caption[:80]!r}"
         )
     spans = {i + 1: (entity.start, entity.end) for i, entity in enumerate(request.entities)}
     encoding = tokenizer(request.caption, truncation=False, padding=False)

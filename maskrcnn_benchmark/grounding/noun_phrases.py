@@ -71,8 +71,7 @@ def default_tagger() -> Tagger:
     except (ImportError, LookupError):
         logger.warning(
             "NLTK's tagger is not available; noun phrases are found by built-in rules, which are "
-            "less exact. "
-            "For the tagger: pip install nltk && python -m nltk.downloader "
+            "less exact. For the tagger: pip install nltk && python -m nltk.downloader "
             "averaged_perceptron_tagger_eng"
         )
         return tag_by_rules

@@ -6,14 +6,20 @@ token budget (Objects365, LVIS, any large class list). The simple one writes all
 ODinW). Random draws follow the original call by call, so that equal seeds give equal captions.
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.grounding.names import clean_name
 from maskrcnn_benchmark.grounding.prompts import DETECTION_PREFIX, NamePrompt, join_names
 from maskrcnn_benchmark.grounding.random_source import RandomSource
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +59,7 @@ def check_control_probabilities(values: Sequence[float]) -> tuple[float, float, 
     """The first three entries of DATASETS.CONTROL_PROB.
 
     The fourth was meant for dropping positives, which no code does: a non-zero one is reported and
-        ignored, its share
-    falls to the uniform draw.
+    ignored, its share falls to the uniform draw.
 
     Raises:
         ConfigError: not four numbers, a negative one, or a sum above one.
@@ -80,7 +85,7 @@ def check_control_probabilities(values: Sequence[float]) -> tuple[float, float, 
 class NameLengths:
     """Number of tokens of each class name with its separator, counted once per name."""
 
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer: PreTrainedTokenizerFast):
         self._tokenizer = tokenizer
         self._cache: dict[str, int] = {}
 
@@ -184,7 +189,11 @@ def all_classes_caption(
 
 
 def check_caption_fits(
-    caption: DetectionCaption, names: Mapping[int, str], tokenizer, max_tokens: int, source: str
+    caption: DetectionCaption,
+    names: Mapping[int, str],
+    tokenizer: PreTrainedTokenizerFast,
+    max_tokens: int,
+    source: str,
 ) -> None:
     """Refuse a class list that the text encoder would cut off.
 
@@ -201,9 +210,8 @@ def check_caption_fits(
     lost = next(label for label, (_, end) in caption.label_to_span.items() if end > kept_end)
     raise ConfigError(
         f"{source}: the caption of all {len(caption.label_to_span)} classes has "
-        f"{len(encoding['input_ids'])} tokens, "
-        f"more than {max_tokens}; from class {lost} ({names[lost]!r}) on they would be cut off. "
-        "Set "
+        f"{len(encoding['input_ids'])} tokens, more than {max_tokens}; from class {lost} "
+        f"({names[lost]!r}) on they would be cut off. Set "
         "DATASETS.SPECIAL_SAFEGUARD_FOR_COCO_GROUNDING True with DATASETS.RANDOM_SAMPLE_NEG to "
         "train on sampled classes."
     )

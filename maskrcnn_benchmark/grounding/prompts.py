@@ -75,7 +75,10 @@ def prompts_by_category(
         source = str(caption_prompt)
         if not Path(caption_prompt).is_file():
             raise FileNotFoundError(f"DATASETS.CAPTION_PROMPT names {source}, which does not exist")
-        caption_prompt = yaml.safe_load(Path(caption_prompt).read_text(encoding="utf-8"))
+        try:
+            caption_prompt = yaml.safe_load(Path(caption_prompt).read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{source} is not valid YAML: {error}") from error
     if not isinstance(caption_prompt, (list, tuple)):
         raise ConfigError(
             f"{source} must be a list of {{prefix, name, suffix}}, got {caption_prompt!r}"

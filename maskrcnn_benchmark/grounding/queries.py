@@ -1,9 +1,12 @@
 """Captions that ask for a list of classes at test time."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from maskrcnn_benchmark.errors import DataError
 from maskrcnn_benchmark.grounding.names import clean_name
@@ -15,6 +18,9 @@ from maskrcnn_benchmark.grounding.prompts import (
 )
 from maskrcnn_benchmark.grounding.token_alignment import TokenAlignment
 from maskrcnn_benchmark.grounding.token_maps import MAX_TOKENS, label_to_tokens_from_spans
+
+if TYPE_CHECKING:
+    from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +42,7 @@ class Query:
 
 def build_queries(
     categories: Mapping[int, str],
-    tokenizer,
+    tokenizer: PreTrainedTokenizerFast,
     *,
     separation_tokens: str,
     chunk_size: int = -1,
@@ -75,7 +81,7 @@ def build_queries(
     return queries
 
 
-def token_count(caption: str, tokenizer) -> int:
+def token_count(caption: str, tokenizer: PreTrainedTokenizerFast) -> int:
     """Number of tokens of the whole caption, special tokens included."""
     return len(_encode(tokenizer, caption)["input_ids"])
 
@@ -86,7 +92,7 @@ class _QueryBuilder:
     def __init__(
         self,
         categories: Mapping[int, str],
-        tokenizer,
+        tokenizer: PreTrainedTokenizerFast,
         separation_tokens: str,
         prompts: Mapping[int, NamePrompt] | None,
         suppress: tuple[str, ...],
@@ -109,8 +115,8 @@ class _QueryBuilder:
                     name = self.categories[labels[0]]
                     raise DataError(
                         f"Class {labels[0]} ({name!r}) alone needs more than {self.max_tokens} "
-                        "tokens: "
-                        "shorten its name or prompt, or name fewer classes in SUPRESS_QUERY."
+                        "tokens: shorten its name or prompt, or name fewer classes in "
+                        "SUPRESS_QUERY."
                     )
                 count = self._estimate(labels[:count])
             queries.append(query)
@@ -152,7 +158,7 @@ class _QueryBuilder:
         return min(max(fitting, 1), len(labels) - 1)
 
 
-def _encode(tokenizer, caption: str):
+def _encode(tokenizer: PreTrainedTokenizerFast, caption: str) -> BatchEncoding:
     # verbose=False: a caption longer than the model allows is expected here and handled by
     # splitting.
     return tokenizer(caption, truncation=False, padding=False, verbose=False)

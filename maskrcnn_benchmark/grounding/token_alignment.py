@@ -7,11 +7,21 @@ last, has no tokens. Here the character -> token table is built once per caption
 mapping, so that every span is an array look-up.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Union
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+    from transformers import BatchEncoding
+
 NO_TOKEN = -1
+
+Encoded = Union["BatchEncoding", "Encoding", "TokenAlignment"]
+"""A tokenised caption: what a fast tokenizer gives, or what was made of it."""
 
 
 class TokenAlignment:
@@ -34,7 +44,7 @@ class TokenAlignment:
         self._table = table
 
     @classmethod
-    def from_encoding(cls, encoding, index: int = 0) -> "TokenAlignment":
+    def from_encoding(cls, encoding: Encoded, index: int = 0) -> TokenAlignment:
         """Alignment of text `index` of a `BatchEncoding`, or of a single `tokenizers.Encoding`.
 
         Raises:

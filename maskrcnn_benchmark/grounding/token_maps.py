@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from maskrcnn_benchmark.grounding.token_alignment import NO_TOKEN, TokenAlignment
+from maskrcnn_benchmark.grounding.token_alignment import NO_TOKEN, Encoded, TokenAlignment
 
 MAX_TOKENS = 256
 """Width of every token map. The published models see at most this many tokens."""
@@ -14,7 +14,7 @@ Spans = Sequence[Sequence[int]]
 
 
 def create_positive_map(
-    encoding, tokens_positive: Sequence[Spans], max_tokens: int = MAX_TOKENS
+    encoding: Encoded, tokens_positive: Sequence[Spans], max_tokens: int = MAX_TOKENS
 ) -> torch.Tensor:
     """Which tokens each box is described by.
 
@@ -42,7 +42,7 @@ def create_positive_map(
 
 
 def create_greenlight_map(
-    encoding, spans: Spans, max_tokens: int = MAX_TOKENS, *, masking_allowed: bool = True
+    encoding: Encoded, spans: Spans, max_tokens: int = MAX_TOKENS, *, masking_allowed: bool = True
 ) -> torch.Tensor:
     """Which tokens masked-language modelling may hide and score.
 
@@ -61,7 +61,7 @@ def create_greenlight_map(
 
 
 def create_od_label_map(
-    encoding, label_to_span: Mapping[int, Sequence[int]], max_tokens: int = MAX_TOKENS
+    encoding: Encoded, label_to_span: Mapping[int, Sequence[int]], max_tokens: int = MAX_TOKENS
 ) -> torch.Tensor:
     """Class id per token of a detection caption: float32 (max_tokens,), -1 where no class name
     stands.
@@ -79,7 +79,7 @@ def create_od_label_map(
 
 
 def label_to_tokens_from_spans(
-    encoding, label_to_spans: Mapping[int, Spans]
+    encoding: Encoded, label_to_spans: Mapping[int, Spans]
 ) -> dict[int, list[int]]:
     """Token positions per label, for the score aggregation at test.
 
@@ -105,6 +105,5 @@ def _check_width(last_token: int, max_tokens: int) -> None:
     if last_token >= max_tokens:
         raise ValueError(
             f"Token {last_token} does not fit a map of {max_tokens} tokens: truncate the caption "
-            "when it is "
-            "tokenised, or split it (grounding.build_queries does)."
+            "when it is tokenised, or split it (grounding.build_queries does)."
         )

@@ -11,6 +11,7 @@ import pytest
 from maskrcnn_benchmark.data.conversion import check_set, convert_set, open_set
 from maskrcnn_benchmark.data.image_files import BrokenSampleError
 from maskrcnn_benchmark.data.writers import DatasetWriteError, OutputFile
+from maskrcnn_benchmark.errors import DataError
 from tests.data.containers import GROUNDING, picture_bytes, write_json_lines, write_shards
 from tests.data.test_tsv import CAT, DOG, write_detection_set
 
@@ -219,14 +220,22 @@ class TestBadInput:
         [
             ("set.json", "{", "not valid JSON"),
             ("set.json", "[]", "not a COCO-style file"),
+            ("set.yaml", "img: [", "not valid YAML"),
             ("set.txt", "", "is no set"),
         ],
     )
     def test_what_is_no_set_is_named(self, tmp_path, name, content, message):
         (tmp_path / name).write_text(content)
 
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(DataError, match=message):
             open_set(str(tmp_path / name))
+
+    def test_a_broken_label_map_is_named(self, tmp_path):
+        path = write_json_lines(tmp_path, [{"detection": {"instances": []}}])
+        path.with_suffix(".labelmap.json").write_text("{")
+
+        with pytest.raises(DataError, match=r"data\.labelmap\.json is not valid JSON"):
+            open_set(str(path))
 
     def test_an_unknown_container_lists_the_known_ones(self, tmp_path):
         with pytest.raises(ValueError, match="'zip'; there are tsv"):
@@ -324,6 +333,12 @@ class TestCheck:
 
         assert dict(report.problems) == {"span outside its caption": 1, "record": 1}
         assert report.statistics["phrases with most boxes"] == {"a dog": 1}
+
+    def test_the_name_of_a_file_does_not_decide_what_is_wrong(self, tmp_path):
+        path = write_json_lines(tmp_path, [{"caption": "a dog", "version": "v9"}])
+        path = path.rename(tmp_path / "spans.jsonl")
+
+        assert dict(self.report(path, [tmp_path / "images"]).problems) == {"record": 1}
 
     def test_doubled_ids_and_lost_annotations_are_named(self, tmp_path):
         path = write_coco(tmp_path)

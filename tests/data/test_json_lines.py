@@ -67,7 +67,8 @@ class TestGrounding:
     @pytest.mark.parametrize(
         ("region", "message"),
         [
-            ({"bbox": [0, 0, 9], "phrase": "a dog"}, "bbox must be four numbers"),
+            ({"bbox": [0, 0, 9], "phrase": "a dog"}, "bbox must be four finite numbers"),
+            ({"bbox": [0, 0, 9, float("nan")], "phrase": "a dog"}, "bbox must be four finite"),
             ({"bbox": [0, 0, 9, 9], "phrase": "a horse"}, "'a horse' does not occur"),
             ({"bbox": [0, 0, 9, 9], "tokens_positive": [[0, 99]]}, r"span \[0, 99\]"),
             ({"bbox": [0, 0, 9, 9], "phrase": "dog", "score": [1, 1]}, "1 boxes and 2 scores"),

@@ -15,6 +15,7 @@ from maskrcnn_benchmark.data.datasets import (
     RefExpDataset,
 )
 from maskrcnn_benchmark.data.datasets.voc import PascalVOCDataset
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.evaluation import (
     CocoEvaluator,
     EvaluationError,
@@ -190,6 +191,21 @@ def test_flickr_takes_its_folder_split_and_protocol_from_the_config(tmp_path, gt
 
     assert isinstance(evaluator, FlickrEvaluator)
     assert evaluator.summarize()["metrics"]["Recall@1_animals"] == recall
+
+
+def test_an_unknown_kind_of_phrase_boxes_is_a_mistaken_setting(tmp_path):
+    path = write_grounding_file(
+        tmp_path / "own.json",
+        original_img_id=30,
+        sentence_id=0,
+        tokens_positive_eval=[[[2, 5]]],
+    )
+    settings = cfg.clone()
+    settings.DATASETS.FLICKR_GT_TYPE = "both"
+    dataset = FlickrDataset(tmp_path, path, None, targets=None, name="flickr30k_val")
+
+    with pytest.raises(ConfigError, match="FLICKR_GT_TYPE must be 'separate' or 'merged'"):
+        build_evaluator(settings, dataset)
 
 
 @pytest.mark.parametrize(("gt_type", "recall"), [("separate", 1.0), ("merged", 0.0)])

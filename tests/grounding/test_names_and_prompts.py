@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.grounding import NamePrompt, clean_name, join_names, prompts_by_category
 
 
@@ -69,3 +70,10 @@ def test_another_number_of_prompts_than_classes_is_refused():
 def test_a_malformed_prompt_is_named_by_its_number():
     with pytest.raises(ValueError, match="entry 1"):
         prompts_by_category([{"name": "dog"}, {"nam": "cat"}], [1, 2])
+
+
+def test_a_prompt_file_that_is_no_yaml_is_a_mistaken_setting(tmp_path):
+    file = tmp_path / "prompts.yaml"
+    file.write_text("- name: [")
+    with pytest.raises(ConfigError, match=r"prompts\.yaml is not valid YAML"):
+        prompts_by_category(str(file), [1])

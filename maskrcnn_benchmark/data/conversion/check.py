@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from maskrcnn_benchmark.data.box_values import is_box
 from maskrcnn_benchmark.data.conversion.check_index import index_problems
 from maskrcnn_benchmark.data.conversion.open_set import OpenedSet
-from maskrcnn_benchmark.data.datasets.caption_record import read_record
+from maskrcnn_benchmark.data.datasets.caption_record import SpanError, read_record
 from maskrcnn_benchmark.data.datasets.tar_index import picture_size
 from maskrcnn_benchmark.data.image_files import BrokenSampleError, read_rgb
 
@@ -167,7 +168,7 @@ class _Checker:
         try:
             record = read_record({"img_h": 1, "img_w": 1, **content}, self.version, where)
         except BrokenSampleError as error:
-            kind = "span outside its caption" if "span" in str(error) else "record"
+            kind = "span outside its caption" if isinstance(error, SpanError) else "record"
             self.report.note(kind, str(error))
             return
         self.caption_lengths.append(len(record.caption))
@@ -199,8 +200,7 @@ class _Checker:
             self._check_box(item.get("rect"), size, where)
 
     def _check_box(self, box: Any, size: tuple[int, int] | None, where: str) -> None:
-        numbers = isinstance(box, (list, tuple)) and len(box) == 4
-        if not numbers or not all(isinstance(v, (int, float)) and np.isfinite(v) for v in box):
+        if not is_box(box):
             self.report.note("box is not four numbers", f"{where}: {box!r}")
             return
         x1, y1, x2, y2 = box

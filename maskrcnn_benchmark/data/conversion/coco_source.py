@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from maskrcnn_benchmark.data.box_values import is_box
 from maskrcnn_benchmark.data.datasets.annotation_file import load_coco_json
 from maskrcnn_benchmark.data.datasets.record_source import RecordSource
 from maskrcnn_benchmark.data.datasets.tar_index import PICTURE_ENDINGS, picture_size
@@ -61,7 +62,7 @@ class CocoSource(FileSource):
     Attributes:
         problems: what is wrong with the file as a whole, one text each.
     Raises:
-        FileNotFoundError, ValueError: it is missing or no such file.
+        FileNotFoundError, DataError: it is missing or no such file.
     """
 
     def __init__(self, ann_file: str | Path, folders: Sequence[str | Path]):
@@ -224,11 +225,7 @@ class FolderSource(FileSource):
 
 def _corners(annotation: dict[str, Any], where: str) -> list[float]:
     box = annotation.get("bbox")
-    if (
-        not isinstance(box, list)
-        or len(box) != 4
-        or not all(isinstance(v, (int, float)) and np.isfinite(v) for v in box)
-    ):
+    if not is_box(box):
         raise BrokenRecordError(
             f"{where}: bbox of annotation {annotation.get('id')} must be four finite numbers, got "
             f"{box!r}"

@@ -1,6 +1,5 @@
 """A set by the name of its file."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from maskrcnn_benchmark.data.datasets.record_source import RecordSource
 from maskrcnn_benchmark.data.datasets.tsv_source import TSVSource
 from maskrcnn_benchmark.data.datasets.webdataset_shards import ShardSource
 from maskrcnn_benchmark.errors import DataError
+from maskrcnn_benchmark.utils.json_files import read_json
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,6 @@ def _classes(
 ) -> tuple[dict[str, int] | None, list[dict[str, Any]] | None]:
     if labels is None:
         return None, None
-    content = json.loads(labels.read_bytes()) if labels.suffix == ".json" else None
+    content = read_json(labels, "label map") if labels.suffix == ".json" else None
     categories = content.get("categories") if isinstance(content, dict) else None
     return read_label_map(labels), categories

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from maskrcnn_benchmark.data.box_values import is_box
 from maskrcnn_benchmark.data.datasets.serialized_list import SerializedList
 from maskrcnn_benchmark.errors import DataError
 from maskrcnn_benchmark.utils.json_files import read_json
@@ -63,7 +64,7 @@ class AnnotationFile:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         content = load_coco_json(self.path)
-        images = sorted(content["images"], key=lambda image: self._image_id(image))
+        images = sorted(content["images"], key=self._image_id)
         self.image_ids = np.array([image["id"] for image in images], dtype=np.int64)
         self._check_unique(self.image_ids, "image id")
         self.sizes = np.array([_size(image) for image in images], dtype=np.int32).reshape(-1, 2)
@@ -160,11 +161,10 @@ class AnnotationFile:
         except (TypeError, ValueError):
             malformed = True
         if malformed:
-            bad = next(i for i, box in enumerate(lists) if not _is_box(box))
+            bad = next(i for i, box in enumerate(lists) if not is_box(box))
             raise DataError(
                 f"{self.path}: bbox of annotation {annotations[bad].get('id')} must be four finite "
-                "numbers "
-                f"[x, y, width, height], got {lists[bad]!r}"
+                f"numbers [x, y, width, height], got {lists[bad]!r}"
             )
         return boxes
 
@@ -227,14 +227,6 @@ def load_coco_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("images"), list):
         raise DataError(f"{path} is not a COCO-style file: it has no list 'images'")
     return content
-
-
-def _is_box(box: Any) -> bool:
-    return (
-        isinstance(box, list)
-        and len(box) == 4
-        and all(isinstance(x, (int, float)) and np.isfinite(np.float32(x)) for x in box)
-    )
 
 
 def _size(image: Mapping[str, Any]) -> tuple[int, int]:

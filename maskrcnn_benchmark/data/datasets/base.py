@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -76,7 +77,7 @@ class ImageDataset(Dataset):
             index = (index + 1) % len(self)
         raise BrokenSampleError(f"Dataset {self.name}: not one sample can be read")
 
-    def apply_transforms(self, image, target, rng: RandomSource):
+    def apply_transforms(self, image: Any, target: Any, rng: RandomSource) -> tuple[Any, Any]:
         """Transformed (image, target)."""
         if self.transforms is None:
             return image, target

@@ -22,7 +22,7 @@ from maskrcnn_benchmark.data.datasets.grounding_target import (
 from maskrcnn_benchmark.data.datasets.record_source import RecordDataset, RecordSource
 from maskrcnn_benchmark.data.datasets.tsv_source import TSVSource
 from maskrcnn_benchmark.errors import ConfigError
-from maskrcnn_benchmark.grounding import RandomSource
+from maskrcnn_benchmark.grounding import RandomSource, token_count
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 _MAX_DRAWS = 1000
@@ -137,7 +137,7 @@ class CaptionDataset(RecordDataset):
         return [self.read(index).caption for index in indices]
 
     def _count_tokens(self, caption: str) -> int:
-        return len(self.targets.tokenizer(caption, verbose=False)["input_ids"])
+        return token_count(caption, self.targets.tokenizer)
 
 
 class CaptionTSV(CaptionDataset):

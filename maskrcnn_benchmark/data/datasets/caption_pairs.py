@@ -1,8 +1,10 @@
 """Pictures with the noun phrases of their captions, for a model to find."""
 
+from __future__ import annotations
+
 import io
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.utils.data import Dataset
@@ -22,6 +24,9 @@ from maskrcnn_benchmark.data.image_files import (
 )
 from maskrcnn_benchmark.grounding import RandomSource, Span, find_noun_phrases, token_count
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 class CaptionPair(NamedTuple):
@@ -84,7 +89,7 @@ class CaptionPairs(Dataset):
         source: RecordSource,
         indices: Sequence[int],
         transforms: Callable,
-        tokenizer,
+        tokenizer: PreTrainedTokenizerFast,
         max_tokens: int,
         *,
         read_picture: PictureReader = read_rgb,

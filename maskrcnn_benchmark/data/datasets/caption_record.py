@@ -12,6 +12,10 @@ from maskrcnn_benchmark.layers import nms
 FORMATS = ("v1", "v2")
 
 
+class SpanError(BrokenRecordError):
+    """A span that does not lie in its caption."""
+
+
 @dataclass(frozen=True)
 class CaptionRecord:
     """One caption and its boxes; rows of boxes, scores and spans correspond.
@@ -122,6 +126,6 @@ def _check_spans(spans: Sequence[Any], caption: str, where: str) -> None:
     for box_spans in spans:
         for span in box_spans:
             if len(span) != 2 or not 0 <= span[0] < span[1] <= len(caption):
-                raise BrokenRecordError(
+                raise SpanError(
                     f"{where}: span {span} does not lie in its caption of {len(caption)} characters"
                 )

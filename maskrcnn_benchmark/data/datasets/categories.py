@@ -66,8 +66,7 @@ def read_categories(
         if unknown:
             raise ConfigError(
                 f"DATASETS.OVERRIDE_CATEGORY names {unknown[0]}, but {source} has no category with "
-                "that id "
-                f"(it has {sorted(file_ids)})"
+                f"that id (it has {sorted(file_ids)})"
             )
         if len(set(ids)) < len(ids):
             raise ConfigError(f"DATASETS.OVERRIDE_CATEGORY lists an id twice: {sorted(ids)}")

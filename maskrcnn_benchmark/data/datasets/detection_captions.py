@@ -1,8 +1,10 @@
 """Detection data as grounding data: captions of class names, and targets tied to them."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -25,6 +27,9 @@ from maskrcnn_benchmark.grounding.od_to_grounding import (
 )
 from maskrcnn_benchmark.grounding.prompts import DETECTION_PREFIX
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class AllClassesCaptioner:
     def __init__(
         self,
         names: Mapping[int, str],
-        tokenizer,
+        tokenizer: PreTrainedTokenizerFast,
         *,
         separation_tokens: str,
         max_tokens: int,
@@ -109,7 +114,7 @@ class SampledClassesCaptioner:
     def __init__(
         self,
         names: Mapping[int, str],
-        tokenizer,
+        tokenizer: PreTrainedTokenizerFast,
         *,
         sampling: NegativeSampling,
         separation_tokens: str,

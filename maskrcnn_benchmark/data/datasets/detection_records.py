@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 
+from maskrcnn_benchmark.data.box_values import is_box
 from maskrcnn_benchmark.data.datasets.detection_captions import (
     DetectionCaptioner,
     DetectionGrounding,
@@ -135,8 +135,7 @@ def read_objects(
 
 def _corners(item: Any, where: str) -> list[float]:
     rect = item.get("rect") if isinstance(item, Mapping) else None
-    is_box = isinstance(rect, list) and len(rect) == 4
-    if not is_box or not all(isinstance(x, (int, float)) and np.isfinite(x) for x in rect):
+    if not is_box(rect):
         raise BrokenRecordError(f"{where}: rect must be four finite numbers, got {rect!r}")
     return [float(x) for x in rect]
 

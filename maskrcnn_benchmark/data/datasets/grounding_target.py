@@ -1,9 +1,11 @@
 """The target of a grounding sample: boxes plus everything that ties them to the caption."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -17,6 +19,9 @@ from maskrcnn_benchmark.grounding import (
     create_positive_map,
 )
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+
+if TYPE_CHECKING:
+    from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +77,7 @@ class GroundingTargetBuilder:
         source: what messages call the dataset.
     """
 
-    def __init__(self, tokenizer, max_query_len: int, source: str):
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, max_query_len: int, source: str):
         self.tokenizer = tokenizer
         self.max_query_len = max_query_len
         self.map_width = max(MAX_TOKENS, max_query_len)
@@ -141,7 +146,7 @@ class GroundingTargetBuilder:
             self._last = (caption, TokenAlignment.from_encoding(encoding))
         return self._last[1]
 
-    def _note_truncation(self, caption: str, encoding) -> None:
+    def _note_truncation(self, caption: str, encoding: BatchEncoding) -> None:
         if len(encoding["input_ids"]) < self.max_query_len:
             return
         read_to = max(end for _, end in encoding.encodings[0].offsets)
@@ -151,8 +156,7 @@ class GroundingTargetBuilder:
         if self.truncated == 1:
             logger.warning(
                 "Dataset %s: a caption has more than %d tokens; phrases behind the limit cannot be "
-                "learned or found. "
-                "This is said once. The caption: %r",
+                "learned or found. This is said once. The caption: %r",
                 self.source,
                 self.max_query_len,
                 caption,

@@ -99,8 +99,8 @@ class JsonDataset(ImageDataset):
     def sizes(self) -> np.ndarray:
         sizes = self.annotation_file.sizes
         for row in self.rows[(sizes[self.rows] <= 0).any(axis=1)]:
-            width, height = Image.open(self.image_path(row)).size
-            sizes[row] = height, width
+            with Image.open(self.image_path(row)) as image:
+                sizes[row] = image.height, image.width
         return sizes[self.rows]
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from maskrcnn_benchmark.data.box_values import is_box
 from maskrcnn_benchmark.data.datasets.line_index import load_line_index
 from maskrcnn_benchmark.data.datasets.record_source import RecordSource, cached_sizes
 from maskrcnn_benchmark.data.datasets.row_reader import RowReader
@@ -117,12 +118,8 @@ class JsonLinesSource(RecordSource):
 
 def last_pixels(box: Any, where: str) -> list[float]:
     """Corners x1, y1, x2, y2 with x2 and y2 the last pixels instead of the edges behind them."""
-    if (
-        not isinstance(box, list)
-        or len(box) != 4
-        or not all(isinstance(value, (int, float)) for value in box)
-    ):
-        raise BrokenRecordError(f"{where}: bbox must be four numbers, got {box!r}")
+    if not is_box(box):
+        raise BrokenRecordError(f"{where}: bbox must be four finite numbers, got {box!r}")
     x1, y1, x2, y2 = box
     return [x1, y1, max(x2 - 1, x1), max(y2 - 1, y1)]
 

@@ -1,8 +1,8 @@
 """Where the rows of a TSV or JSON-lines file begin.
 
-The index of `X.tsv` (and of `X.jsonl`) is `X.lineidx`: the byte offset of every row, one decimal number per line.
-Reading millions of them as text takes seconds and their Python objects hundreds of megabytes in
-every process, so a binary copy `X.lineidx.npy` is kept beside it and memory-mapped.
+The index of `X.tsv` (and of `X.jsonl`) is `X.lineidx`: the byte offset of every row, one decimal
+number per line. Reading millions of them as text takes seconds and their Python objects hundreds of
+megabytes in every process, so a binary copy `X.lineidx.npy` is kept beside it and memory-mapped.
 """
 
 import logging
@@ -46,8 +46,7 @@ def load_line_index(tsv: Path) -> np.ndarray:
     if len(offsets) and (offsets[0] != 0 or offsets[-1] >= size):
         raise DataError(
             f"{text} does not belong to {tsv} ({size} bytes; offsets {offsets[0]} to "
-            f"{offsets[-1]}): delete it and "
-            f"{binary.name} to rebuild them"
+            f"{offsets[-1]}): delete it and {binary.name} to rebuild them"
         )
     return offsets
 

@@ -100,7 +100,7 @@ class RecordDataset(ImageDataset):
     def sizes(self) -> np.ndarray:
         return self.source.sizes()
 
-    def read_image(self, index: int):
+    def read_image(self, index: int) -> Any:
         """The picture of a sample."""
         data = self.source.image_data(index)
         try:

@@ -46,11 +46,10 @@ class TSVFile(RowReader):
 
     def json(self, row: int) -> Any:
         """Second column of a row, decoded."""
+        value = self.columns(row)[1]
         try:
-            return json.loads(self.columns(row)[1])
+            return json.loads(value)
         except ValueError as error:
-            if isinstance(error, BrokenRecordError):
-                raise
             raise BrokenRecordError(f"{self.path}: row {row + 1} is not JSON: {error}") from error
 
     def image_data(self, row: int) -> tuple[str, bytes]:

@@ -155,7 +155,10 @@ class TSVSource(RecordSource):
     def _read_yaml(self) -> dict[str, Any]:
         if not self.path.is_file():
             raise FileNotFoundError(f"Dataset file {self.path} does not exist")
-        settings = yaml.safe_load(self.path.read_text(encoding="utf-8"))
+        try:
+            settings = yaml.safe_load(self.path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise DataError(f"{self.path} is not valid YAML: {error}") from error
         if not isinstance(settings, dict):
             raise DataError(f"{self.path} must be a mapping with the key 'img'")
         return settings

@@ -97,17 +97,14 @@ class TrainingBatchSampler(Sampler[list[SampleKey]]):
         if steps == 0:
             raise ConfigError(
                 f"{self.num_samples} training samples cannot fill {self.accumulation_steps} "
-                "batch(es) of "
-                f"{self.images_per_batch} on each of {self.world_size} process(es) (aspect groups: "
-                f"{sizes}). Lower "
-                "SOLVER.IMS_PER_BATCH, raise DATASETS.GENERAL_COPY, or set "
-                "DATALOADER.ASPECT_RATIO_GROUPING False."
+                f"batch(es) of {self.images_per_batch} on each of {self.world_size} process(es) "
+                f"(aspect groups: {sizes}). Lower SOLVER.IMS_PER_BATCH, raise "
+                "DATASETS.GENERAL_COPY, or set DATALOADER.ASPECT_RATIO_GROUPING False."
             )
         if starved:
             logger.warning(
                 "%d sample(s) of one aspect ratio never fill a batch of %d and will not be trained "
-                "on: raise "
-                "DATASETS.GENERAL_COPY or set DATALOADER.ASPECT_RATIO_GROUPING False",
+                "on: raise DATASETS.GENERAL_COPY or set DATALOADER.ASPECT_RATIO_GROUPING False",
                 starved,
                 self.images_per_batch,
             )

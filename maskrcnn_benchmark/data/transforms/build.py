@@ -2,6 +2,7 @@
 
 import logging
 
+from maskrcnn_benchmark.config import CfgNode
 from maskrcnn_benchmark.config import cfg as default_config
 from maskrcnn_benchmark.data.transforms.transforms import (
     Compose,
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 _WITH_EFFECT = ("MULT_MIN_SIZE_TRAIN", "FLIP_PROB_TRAIN")
 
 
-def build_transforms(cfg, is_train: bool) -> Compose:
+def build_transforms(cfg: CfgNode, is_train: bool) -> Compose:
     """Resize, horizontal flip, tensor, normalisation; nothing else is ever applied."""
     if is_train:
         for key, value in cfg.AUGMENT.items():
@@ -44,7 +45,7 @@ def build_transforms(cfg, is_train: bool) -> Compose:
     )
 
 
-def picture_backend(cfg) -> str:
+def picture_backend(cfg: CfgNode) -> str:
     """INPUT.IMAGE_BACKEND.
 
     Raises:
@@ -56,7 +57,7 @@ def picture_backend(cfg) -> str:
     return backend
 
 
-def build_normalize(cfg) -> Normalize:
+def build_normalize(cfg: CfgNode) -> Normalize:
     """Normalisation by INPUT.FORMAT, or by INPUT.TO_BGR255 where that is empty.
 
     Raises:
@@ -65,7 +66,7 @@ def build_normalize(cfg) -> Normalize:
     return Normalize(*_normalisation(cfg))
 
 
-def _normalisation(cfg) -> tuple:
+def _normalisation(cfg: CfgNode) -> tuple:
     pixel_format = cfg.INPUT.FORMAT or ("bgr255" if cfg.INPUT.TO_BGR255 else "")
     if not pixel_format:
         raise ConfigError(

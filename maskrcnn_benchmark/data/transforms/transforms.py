@@ -6,14 +6,18 @@ through them. `rng` is the sample's `RandomSource`.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from maskrcnn_benchmark.data.fast_pictures import Pixels
 from maskrcnn_benchmark.data.transforms.resize import resized_size
 from maskrcnn_benchmark.grounding import RandomSource
 from maskrcnn_benchmark.structures.bounding_box import FLIP_LEFT_RIGHT, BoxList
+
+Picture = Image.Image | Pixels
 
 
 class Compose:
@@ -22,7 +26,9 @@ class Compose:
     def __init__(self, steps: Sequence):
         self.steps = list(steps)
 
-    def __call__(self, image, target: BoxList | None, rng: RandomSource):
+    def __call__(
+        self, image: Any, target: BoxList | None, rng: RandomSource
+    ) -> tuple[Any, BoxList | None]:
         for step in self.steps:
             image, target = step(image, target, rng)
         return image, target
@@ -54,7 +60,9 @@ class Resize:
             return min_size, self.max_size
         return resized_size(*image_size, min_size, self.max_size)
 
-    def __call__(self, image: Image.Image, target: BoxList | None, rng: RandomSource):
+    def __call__(
+        self, image: Picture, target: BoxList | None, rng: RandomSource
+    ) -> tuple[Picture, BoxList | None]:
         height, width = self.output_size(image.size, rng)
         if (width, height) != image.size:
             image = image.resize((width, height), Image.Resampling.BILINEAR)
@@ -74,7 +82,9 @@ class RandomHorizontalFlip:
     def __init__(self, probability: float):
         self.probability = probability
 
-    def __call__(self, image: Image.Image, target: BoxList | None, rng: RandomSource):
+    def __call__(
+        self, image: Picture, target: BoxList | None, rng: RandomSource
+    ) -> tuple[Picture, BoxList | None]:
         if rng.python.random() < self.probability:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             if target is not None:
@@ -88,7 +98,9 @@ class RandomHorizontalFlip:
 class ToTensor:
     """RGB image to float32 (3, height, width) in [0, 1]."""
 
-    def __call__(self, image: Image.Image, target: BoxList | None, rng: RandomSource):
+    def __call__(
+        self, image: Image.Image, target: BoxList | None, rng: RandomSource
+    ) -> tuple[torch.Tensor, BoxList | None]:
         pixels = torch.from_numpy(np.array(image, dtype=np.uint8))
         return pixels.permute(2, 0, 1).float().div_(255), target
 
@@ -111,7 +123,9 @@ class NormalizePixels:
         self._scale = [1.0 / (unit * s) for s in self.std]
         self._shift = [-m / s for m, s in zip(self.mean, self.std)]
 
-    def __call__(self, image, target: BoxList | None, rng: RandomSource):
+    def __call__(
+        self, image: Pixels, target: BoxList | None, rng: RandomSource
+    ) -> tuple[torch.Tensor, BoxList | None]:
         planes = image.tensor.flip(0) if "bgr" in self.pixel_format else image.tensor
         normalised = torch.empty(planes.shape, dtype=torch.float32)
         for plane, out, scale, shift in zip(planes, normalised, self._scale, self._shift):
@@ -139,7 +153,9 @@ class Normalize:
         self.std = torch.tensor(std, dtype=torch.float32)[:, None, None]
         self.pixel_format = pixel_format.lower()
 
-    def __call__(self, image: torch.Tensor, target: BoxList | None, rng: RandomSource):
+    def __call__(
+        self, image: torch.Tensor, target: BoxList | None, rng: RandomSource
+    ) -> tuple[torch.Tensor, BoxList | None]:
         image = image.flip(0) if "bgr" in self.pixel_format else image.clone()
         if "255" in self.pixel_format:
             image = image.mul_(255)
