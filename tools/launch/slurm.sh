@@ -33,7 +33,9 @@ if [ -z "${SLURM_JOB_NODELIST:-}" ]; then
     exit 2
 fi
 
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+# All of them are read: whoever writes into a pipe that "head" has closed fails the script.
+mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+first=${hosts[0]:?scontrol names no host}
 export NODES=$SLURM_NNODES
 export RENDEZVOUS=$first:$((20000 + SLURM_JOB_ID % 20000))
 export JOB=glip_$SLURM_JOB_ID
