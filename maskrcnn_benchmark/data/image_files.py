@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from maskrcnn_benchmark.errors import DataError
 
@@ -38,7 +38,9 @@ def read_rgb(file: str | Path | BinaryIO, name: str) -> Image.Image:
         raise missing_picture(name) from None
     # Pillow reports broken files by any of these, depending on the format.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableImageError(f"Image {name} cannot be decoded: {error}") from error
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "it is in no known picture format" if unknown else error
+        raise UnreadableImageError(f"Image {name} cannot be decoded: {reason}") from error
 
 
 def missing_picture(name: str) -> FileNotFoundError:

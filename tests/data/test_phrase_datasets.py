@@ -18,6 +18,7 @@ from maskrcnn_benchmark.data.datasets import (
     RefExpDataset,
 )
 from maskrcnn_benchmark.data.datasets.grounding_target import GroundingTargetBuilder
+from maskrcnn_benchmark.data.image_files import BrokenSampleError
 from maskrcnn_benchmark.data.transforms import Compose, Normalize, Resize, ToTensor
 from maskrcnn_benchmark.grounding import label_to_tokens_from_positive_map
 
@@ -161,6 +162,18 @@ class TestSentences:
         assert asked.get_field("sentence_id") == 4
         assert asked.get_field("original_img_id") == 77
         assert not trained.has_field("positive_map_eval")
+
+    @pytest.mark.parametrize("place", ["tokens_positive", "tokens_positive_eval"])
+    def test_characters_outside_of_their_sentence_are_named(self, folder, targets, place):
+        image = {"id": 7, "file_name": "a.png", "caption": "a dog"}
+        box = {"image_id": 7, "bbox": [0, 0, 9, 9], "tokens_positive": [[2, 5]]}
+        if place == "tokens_positive":
+            box[place] = [[2, 6]]
+        else:
+            image[place] = [[[2, 5]], [[2, 6]]]
+        path = write_sentences(folder, [image], [box])
+        with pytest.raises(BrokenSampleError, match=r"sentences\.json: image 7: span \[2, 6\]"):
+            FlickrDataset(folder, path, PLAIN, targets=targets)[0]
 
     def test_a_sentence_that_is_too_long_is_reported_once(self, folder, bert_tokenizer, caplog):
         caption = "dog " * 300

@@ -101,7 +101,7 @@ def read_record(content: Any, version: str, where: str) -> CaptionRecord:
         spans = [span for span, group in zip(spans, boxes) for _ in group]
         boxes = [box for group in boxes for box in group]
         scores = [score for group in scores for score in group]
-    _check_spans(spans, caption, where)
+    check_spans(spans, caption, where)
     try:
         box_tensor = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
         score_tensor = torch.tensor(scores, dtype=torch.float32)
@@ -122,7 +122,12 @@ def _list(content: Mapping[str, Any], key: str, where: str) -> list:
     return value
 
 
-def _check_spans(spans: Sequence[Any], caption: str, where: str) -> None:
+def check_spans(spans: Sequence[Any], caption: str, where: str) -> None:
+    """Make sure that all (begin, end) characters of all boxes lie in their caption.
+
+    Raises:
+        SpanError: naming the first that does not.
+    """
     for box_spans in spans:
         for span in box_spans:
             if len(span) != 2 or not 0 <= span[0] < span[1] <= len(caption):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from maskrcnn_benchmark.data.datasets.caption_record import check_spans
 from maskrcnn_benchmark.data.datasets.grounding_target import (
     NOT_DETECTION,
     GroundedBoxes,
@@ -54,6 +55,9 @@ class ModulatedDataset(JsonDataset):
         image = self.read_image(row)
         caption = entry["caption"]
         phrases = None if self.is_train else entry.get("tokens_positive_eval")
+        where = f"{self.ann_file}: image {self.image_id(index)}"
+        check_spans(self.annotation_file.annotations(row).spans, caption, where)
+        check_spans(phrases or (), caption, where)
         text = GroundedText(
             caption,
             masking_spans=[(0, len(caption))],
