@@ -83,15 +83,14 @@ def tag_by_rules(tokens: Sequence[str]) -> list[str]:
     tags: list[str] = []
     for position, word in enumerate(tokens):
         previous = tags[-1] if tags else _PUNCTUATION
-        following = tokens[position + 1] if position + 1 < len(tokens) else ""
-        tags.append(_tag_word(word, previous, tokens[position - 1] if position else "", following))
+        following, after_next, *_ = (*tokens[position + 1 : position + 3], "", "")
+        previous_word = tokens[position - 1] if position else ""
+        tags.append(_tag_word(word, previous, previous_word, following, after_next))
     return tags
 
 
-def _tag_word(word: str, previous: str, previous_word: str, following: str) -> str:
-    """Tag of one word; `previous` is the tag before it, `previous_word` and `following` its
-    neighbours.
-    """
+def _tag_word(word: str, previous: str, previous_word: str, following: str, after_next: str) -> str:
+    """Tag of one word; `previous` is the tag before it, the others are the words around it."""
     if not any(character.isalnum() for character in word):
         return _PUNCTUATION
     if word == "that" and (following in words.VERB_FORMS or following in words.FUNCTION_WORDS):
@@ -107,8 +106,11 @@ def _tag_word(word: str, previous: str, previous_word: str, following: str) -> s
     if word in words.FUNCTION_WORDS:
         return _OTHER
     expects_noun = previous in (_DETERMINER, _ADJECTIVE, _POSSESSIVE, _NUMBER)
-    if word in words.NOUN_OR_ADJECTIVE and previous == _NOUN and not _may_be_noun(following):
-        return _NOUN
+    if word in words.NOUN_OR_ADJECTIVE and (expects_noun or previous == _NOUN):
+        # "an orange" and "a blue square, a star", but "an orange ball" and "a square and red box".
+        describes = after_next in words.ADJECTIVES and following in ("and", "or", ",")
+        if not _may_be_noun(following) and not describes:
+            return _NOUN
     if word in words.ADJECTIVES:
         return _ADJECTIVE
     if word.endswith("ing") and len(word) > 4 and word not in words.ING_NOUNS:
