@@ -56,4 +56,7 @@ def warn_if_untrained(backbone: nn.Module) -> None:
 def _sample(encoder: nn.Module) -> Tensor:
     """Embeddings will not do: the row of the padding stays zero, trained or not."""
     layer = next(module for module in encoder.modules() if isinstance(module, nn.Linear))
-    return layer.weight[0].detach()
+    weight = layer.weight.detach()
+    if hasattr(weight, "full_tensor"):  # shared out over processes, which all come here together
+        weight = weight.full_tensor()
+    return weight[0]
