@@ -22,6 +22,7 @@ from maskrcnn_benchmark.engine.command_line import (
     run_tool,
     save_config,
 )
+from maskrcnn_benchmark.engine.device import choose_device
 from maskrcnn_benchmark.engine.encoder_imitation import EncoderImitation, ImitationPlan
 from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.modeling.detector import GeneralizedVLRCNN, build_detection_model
@@ -51,9 +52,10 @@ def main(arguments: list[str] | None = None) -> int:
         prepare_output(config, output, args)
         save_config(config, output, None)
         seed_all(config.SOLVER.SEED)
-        model = build_detection_model(config)
+        device = choose_device(config.MODEL.DEVICE, config.local_rank)
+        model = build_detection_model(config).to(device)
         folder = CheckpointFolder(output, keep_last=2)
-        stage = EncoderImitation(model, _build_teacher(args), plan)
+        stage = EncoderImitation(model, _build_teacher(args).to(device), plan)
         stage.resume(folder)
         batches = make_data_loader(
             config, is_train=True, start_iter=stage.iteration, tokenizer=model.tokenizer

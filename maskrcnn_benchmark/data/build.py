@@ -181,9 +181,6 @@ def _loader(cfg: CfgNode, dataset: Dataset, sampler, collate: Callable) -> DataL
         batch_sampler=sampler,
         collate_fn=collate,
         pin_memory=cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available(),
-        # For what the loader draws itself: a run that continues begins one more iterator, and must
-        # not take a number from the model's dropout for it.
-        generator=torch.Generator(),
     )
 
 

@@ -94,7 +94,7 @@ class EncoderImitation:
         plan: settings.
 
     Raises:
-        ConfigError: if features of the two cannot be compared.
+        ConfigError: if the two do not read the same tokens.
     """
 
     def __init__(
@@ -157,7 +157,11 @@ class EncoderImitation:
                 folder.save(f"model_{self.iteration:07d}", contents)
 
     def step(self, batch: Batch) -> tuple[float, float]:
-        """One step; returns the distances of image and text."""
+        """One step; returns the distances of image and text.
+
+        Raises:
+            ConfigError: if pyramids or text features of the two have other shapes.
+        """
         captions = captions_of(batch.targets)
         with torch.no_grad():
             theirs = self.teacher.fuse(
@@ -189,20 +193,17 @@ def encoders_of(model: GeneralizedVLRCNN) -> nn.ModuleList:
 
 
 def _copy_text_encoder(student: GeneralizedVLRCNN, teacher: GeneralizedVLRCNN) -> int:
-    copied = 0
-    for ours, theirs in (
-        (student.language_backbone, teacher.language_backbone),
-        (student.rpn.head, teacher.rpn.head),
-    ):
-        state = ours.state_dict()
-        for name, value in theirs.state_dict().items():
-            text = ours is student.language_backbone or name.startswith(
-                "dot_product_projection_text"
-            )
-            if text and name in state and state[name].shape == value.shape:
-                state[name].copy_(value)
-                copied += 1
-    return copied
+    ours, theirs = _text_weights(student), _text_weights(teacher)
+    fitting = [n for n, value in theirs.items() if n in ours and ours[n].shape == value.shape]
+    for name in fitting:
+        ours[name].copy_(theirs[name])
+    return len(fitting)
+
+
+def _text_weights(model: GeneralizedVLRCNN) -> dict[str, Tensor]:
+    head = model.rpn.head.state_dict()
+    projection = {n: v for n, v in head.items() if n.startswith("dot_product_projection_text")}
+    return {**model.language_backbone.state_dict(), **projection}
 
 
 def _require_equal(what: str, ours: object, theirs: object) -> None:

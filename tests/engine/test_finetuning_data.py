@@ -12,7 +12,13 @@ from maskrcnn_benchmark.engine.finetuning_data import (
     require_usable,
 )
 from maskrcnn_benchmark.evaluation import AnnotationError
-from tests.engine.small_task import SIDE, small_config, write_set
+from tests.engine.small_task import (
+    SIDE,
+    count_classes_from_zero,
+    list_a_picture_twice,
+    small_config,
+    write_set,
+)
 
 NAME = "annotations_without_background.json"
 
@@ -82,20 +88,10 @@ def test_what_cannot_be_used_is_an_error(inspect, change, message):
         require_usable([report])
 
 
-def start_from_zero(content):
-    content["categories"][0]["id"] = 0
-    for box in content["annotations"]:
-        box["category_id"] *= box["category_id"] != 1
-
-
-def list_a_picture_twice(content):
-    content["images"][1]["file_name"] = content["images"][0]["file_name"]
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (start_from_zero, "category id 0 is a class here ('red')"),
+        (count_classes_from_zero, "category id 0 is a class here ('red')"),
         (lambda c: c["categories"].append({"id": 0, "name": "things"}), "is background"),
         (lambda c: c["categories"].append({"id": 9, "name": "sky"}), "1 class(es): sky"),
         (lambda c: c["categories"].append({"id": 9, "name": " "}), "no box uses it"),

@@ -14,7 +14,6 @@ from maskrcnn_benchmark.modeling.language_backbone.text_features import join_cap
 from maskrcnn_benchmark.modeling.rpn.language_layers import BertSelfAttention
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList
-from maskrcnn_benchmark.utils.model_serialization import load_weights_into
 from tests.golden_tools import golden_config, without_randomness
 
 FUSE = "MODEL.DYHEAD.FUSE_CONFIG"
@@ -82,6 +81,11 @@ def ground_truth(count: int = 2) -> tuple[list[BoxList], Tensor]:
     return targets, positive_map.repeat(count, 1)
 
 
+def lose(model: nn.Module) -> dict[str, Tensor]:
+    targets, positive_map = ground_truth()
+    return model(random_images(), targets, [CAPTION] * 2, positive_map)
+
+
 def assert_same_boxes(found: list[BoxList], expected: list[BoxList]) -> None:
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a.bbox, b.bbox, atol=1e-3, rtol=1e-4)
@@ -103,57 +107,6 @@ def test_the_stages_compose_to_the_forward_pass(make_model):
     assert len(staged[0]) and set(staged[0].get_field("labels").tolist()) == {1, 2}
     whole = model(images, captions=[CAPTION] * 2, positive_map=POSITIVE_MAP)
     assert_same_boxes(whole, staged)
-
-
-# ---- text encoders without weights --------------------------------------------------------------
-
-
-def lose(model: nn.Module) -> dict[str, Tensor]:
-    targets, positive_map = ground_truth()
-    return model(random_images(), targets, [CAPTION] * 2, positive_map)
-
-
-def other_weights(make_model, keep: str = "") -> dict[str, Tensor]:
-    weights = make_model().state_dict()
-    return {name: value + 0.01 for name, value in weights.items() if keep in name}
-
-
-def test_training_a_text_encoder_on_random_weights_is_said_once(make_model, caplog):
-    model = make_model()
-    assert "UNTRAINED" not in caplog.text
-
-    lose(model)
-    lose(model)
-
-    assert caplog.text.count("UNTRAINED") == 1
-    assert "holds no weights" in caplog.text
-
-
-def test_a_checkpoint_of_the_image_side_leaves_the_text_encoder_untrained(make_model, caplog):
-    model = make_model().eval()
-    load_weights_into(model, other_weights(make_model, keep="backbone.body.layers"))
-
-    model.encode_text([CAPTION])
-
-    assert "UNTRAINED" in caplog.text
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_weights_that_come_after_building_are_enough(make_model, caplog, training):
-    model = make_model().train(training)
-    load_weights_into(model, other_weights(make_model))
-
-    model.encode_text([CAPTION])
-
-    assert "UNTRAINED" not in caplog.text
-
-
-def test_weights_are_told_from_random_ones_in_half_precision_too(make_model, caplog):
-    model = make_model().half()
-
-    model.encode_text([CAPTION])
-
-    assert "UNTRAINED" in caplog.text
 
 
 # ---- captions and labels ------------------------------------------------------------------------

@@ -5,7 +5,13 @@ import json
 import pytest
 
 from maskrcnn_benchmark.engine.training_loop import Trainer
-from tests.engine.small_task import SIDE, run_finetune, write_task
+from tests.engine.small_task import (
+    SIDE,
+    count_classes_from_zero,
+    list_a_picture_twice,
+    run_finetune,
+    write_task,
+)
 
 
 @pytest.fixture
@@ -36,16 +42,6 @@ def begin(tmp_path, monkeypatch, capsys):
 
 def change_first_box(**entries):
     return lambda content: content["annotations"][0].update(entries)
-
-
-def count_classes_from_zero(content):
-    content["categories"][0]["id"] = 0
-    for box in content["annotations"]:
-        box["category_id"] *= box["category_id"] != 1
-
-
-def list_a_picture_twice(content):
-    content["images"][1]["file_name"] = content["images"][0]["file_name"]
 
 
 @pytest.mark.parametrize(
