@@ -135,7 +135,7 @@ def measure(args: argparse.Namespace, size: int) -> tuple[list[Comparison], bool
     ways = chosen(args)
     losses = {way.name: Losses() for way in ways}
     epochs = {way.name: make_epoch(args, way, batches, losses[way.name]) for way in ways}
-    costs = measure_in_turn(epochs, args.rounds)
+    costs = measure_in_turn(epochs, args.rounds, watch_memory=False)
     full = costs[FULL.name].cpu
     rows, comparisons, same = [], [], True
     for way in ways:

@@ -36,7 +36,6 @@ std::vector<Slice> make_slices(const DeformGeometry& g) {
 
 template <typename T>
 struct Scratch {
-  Buffer<T> weight;       // [tap][panel][output][column in panel] of the slice
   Buffer<T> grad_weight;  // [tap][output][row of the slice]
   Buffer<T> grad_columns, columns, corner_sums;
 };
@@ -55,11 +54,19 @@ class Backward {
         upstream_(grad_output.data<T>()),
         image_(input.data<T>()),
         weight_(weight.data<T>()),
+        packed_weight_(need_samples ? num_slices() * packed_size() : 0),
         points_(g.batch * g.deformable_groups * g.taps() * g.pixels()),
         // Shares of the gradients of (dy, dx, mask): [image][slice][tap][3][pixel].
         shares_(need_samples ? g.batch * num_slices() * g.taps() * 3 * g.pixels() : 0),
         // Gradients of the weights per image, in the layout of the weights.
         grad_weights_(need_weight ? g.batch * weight_size() : 0) {
+    if (need_samples) {
+      parallel_for(num_slices(), 1, [&](int64_t begin, int64_t end) {
+        for (int64_t slice = begin; slice < end; ++slice) {
+          pack_weight(slices_[slice], packed_weight_.data() + slice * packed_size());
+        }
+      });
+    }
     parallel_for(g.batch * g.deformable_groups * g.taps(), 1, [&](int64_t begin, int64_t end) {
       for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t tap = unit % g.taps(), rest = unit / g.taps();
@@ -70,19 +77,17 @@ class Backward {
   }
 
   void run(T* grad_input) {
-    const int64_t outputs = g_.group_outputs();
+    const int64_t sums = need_weight_ ? packed_size() : 0, columns = need_weight_ ? kBlock * row_ : 0;
     parallel_units(
         g_.batch * num_slices(),
         [&] {
-          return Scratch<T>{Buffer<T>(g_.taps() * outputs * row_),
-                            Buffer<T>(g_.taps() * outputs * row_), Buffer<T>(kBlock * row_),
-                            Buffer<T>(kBlock * row_), Buffer<T>(4 * kBlock)};
+          return Scratch<T>{Buffer<T>(sums), Buffer<T>(kBlock * row_), Buffer<T>(columns),
+                            Buffer<T>(4 * kBlock)};
         },
         [&](int64_t unit, Scratch<T>& scratch) {
           const int64_t image = unit / num_slices(), slice = unit % num_slices();
-          if (need_samples_) pack_weight(slices_[slice], scratch.weight.data());
-          std::fill_n(scratch.grad_weight.data(), g_.taps() * outputs * row_, T(0));
-          std::fill_n(scratch.columns.data(), kBlock * row_, T(0));
+          std::fill_n(scratch.grad_weight.data(), sums, T(0));
+          std::fill_n(scratch.columns.data(), columns, T(0));
           for (int64_t first = 0; first < g_.pixels(); first += kBlock) {
             const int64_t count = std::min(kBlock, g_.pixels() - first);
             for (int64_t tap = 0; tap < g_.taps(); ++tap) {
@@ -131,6 +136,7 @@ class Backward {
 
  private:
   int64_t num_slices() const { return static_cast<int64_t>(slices_.size()); }
+  int64_t packed_size() const { return g_.taps() * g_.group_outputs() * row_; }
   int64_t weight_size() const { return g_.out_channels * g_.group_channels() * g_.taps(); }
 
   const T* share_of(int64_t image, int64_t slice, int64_t tap) const {
@@ -181,11 +187,13 @@ class Backward {
         upstream_ + (image * g_.pixels() + first) * g_.out_channels + slice.group * outputs;
     if (need_samples_) {
       simd_.gemm({count, slice.size, outputs, upstream, g_.out_channels, 1,
-                  scratch.weight.data() + tap * outputs * row_, outputs * panel, panel,
+                  packed_weight_.data() + slice_index * packed_size() + tap * outputs * row_,
+                  outputs * panel, panel,
                   scratch.grad_columns.data(), row_, false});
       simd_.deform_backward({points, count, slice.size, image_ + image_start,
                              grad_input + image_start, g_.channels, scratch.grad_columns.data(),
-                             scratch.columns.data(), row_, scratch.corner_sums.data()});
+                             need_weight_ ? scratch.columns.data() : nullptr, row_,
+                             scratch.corner_sums.data()});
       store_shares(points, count, scratch.corner_sums.data(),
                    const_cast<T*>(share_of(image, slice_index, tap)) + first);
     } else {
@@ -220,6 +228,7 @@ class Backward {
   const T* upstream_;
   const T* image_;
   const T* weight_;
+  Buffer<T> packed_weight_;  // of every slice: [tap][panel][output][column in panel]
   Buffer<SamplePoint<T>> points_;
   Buffer<T> shares_;
   Buffer<T> grad_weights_;

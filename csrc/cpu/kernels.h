@@ -86,7 +86,7 @@ struct DeformBackward {
   T* grad_image;          // likewise
   int64_t pixel_stride;   // channels of the whole image
   const T* grad;          // count x row_stride
-  T* columns;             // count x row_stride
+  T* columns;             // count x row_stride; null: not asked for
   int64_t row_stride;     // at least `channels` rounded up to whole panels
   T* corner_sums;         // 4 per sample
 };

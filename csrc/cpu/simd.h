@@ -106,11 +106,24 @@ GLIP_INLINE bool any(Mask mask) {
 #endif
 }
 
+template <typename T, size_t kBytes>
+GLIP_INLINE T sum_lanes(const void* lanes) {
+  if constexpr (kBytes == sizeof(T)) {
+    return *static_cast<const T*>(lanes);
+  } else {
+    typedef T Half __attribute__((vector_size(kBytes / 2)));
+    Half low, high;
+    __builtin_memcpy(&low, lanes, sizeof(low));
+    __builtin_memcpy(&high, static_cast<const char*>(lanes) + sizeof(low), sizeof(high));
+    low += high;
+    return sum_lanes<T, kBytes / 2>(&low);
+  }
+}
+
+// Halves are added to each other: one lane after the other would wait for every addition.
 template <typename T>
 GLIP_INLINE T sum(Vector<T> value) {
-  T total = 0;
-  for (int64_t i = 0; i < kLanes<T>; ++i) total += value[i];
-  return total;
+  return sum_lanes<T, sizeof(value)>(&value);
 }
 
 // exp(-x) for x >= 0 (Cody-Waite reduction, degree 6 polynomial; error below 2 units in the last

@@ -126,19 +126,26 @@ void gather_bfloat16(const BFloat16* image, int64_t pixel_stride, const SamplePo
   gather_points<float>(image, pixel_stride, points, count, channels, out, out_stride);
 }
 
-template <typename T>
-void deform_backward(const DeformBackward<T>& task) {
+template <bool kColumns, typename T>
+GLIP_INLINE void deform_backward_points(const DeformBackward<T>& task) {
   const T* grad = task.grad;
   T* columns = task.columns;
   T* sums = task.corner_sums;
-  for (int64_t i = 0; i < task.count; ++i) {
+  // What corners outside the image get.
+  alignas(64) T nowhere[kMaxGatherChannels] = {};
+  for (int64_t i = 0; i < task.count; ++i, grad += task.row_stride, sums += 4) {
     const SamplePoint<T>& point = task.points[i];
     if (outside(point)) {
-      for (int64_t c = 0; c < task.channels; ++c) columns[c] = 0;
+      for (int64_t c = 0; kColumns && c < task.channels; ++c) columns[c] = 0;
       for (int k = 0; k < 4; ++k) sums[k] = 0;
     } else {
       const T* corner[4];
       find_corners(point, task.image, task.pixel_stride, corner);
+      T* target[4];
+      for (int k = 0; k < 4; ++k) {
+        target[k] = point.pixel[k] >= 0 ? task.grad_image + point.pixel[k] * task.pixel_stride
+                                        : nowhere;
+      }
       T weight[4];
       corner_weights(point, weight);
       for (T& each : weight) each *= point.mask;
@@ -149,11 +156,12 @@ void deform_backward(const DeformBackward<T>& task) {
         Vector<T> value{};
 #pragma GCC unroll 4
         for (int k = 0; k < 4; ++k) {
-          const Vector<T> pixel = load(corner[k] + c);
-          value = fma(pixel, splat(weight[k]), value);
+          const Vector<T> pixel = load(corner[k] + c), factor = splat(weight[k]);
+          if (kColumns) value = fma(pixel, factor, value);
           total[k] = fma(pixel, upstream, total[k]);
+          store(target[k] + c, fma(upstream, factor, load(target[k] + c)));
         }
-        store(columns + c, value);
+        if (kColumns) store(columns + c, value);
       }
       T rest[4] = {};
       for (; c < task.channels; ++c) {
@@ -161,23 +169,22 @@ void deform_backward(const DeformBackward<T>& task) {
         for (int k = 0; k < 4; ++k) {
           value += corner[k][c] * weight[k];
           rest[k] += corner[k][c] * grad[c];
+          target[k][c] += grad[c] * weight[k];
         }
-        columns[c] = value;
+        if (kColumns) columns[c] = value;
       }
       for (int k = 0; k < 4; ++k) sums[k] = sum<T>(total[k]) + rest[k];
-      for (int k = 0; k < 4; ++k) {
-        if (point.pixel[k] < 0) continue;
-        T* const target = task.grad_image + point.pixel[k] * task.pixel_stride;
-        const Vector<T> factor = splat(weight[k]);
-        for (c = 0; c + kLanes<T> <= task.channels; c += kLanes<T>) {
-          store(target + c, fma(load(grad + c), factor, load(target + c)));
-        }
-        for (; c < task.channels; ++c) target[c] += grad[c] * weight[k];
-      }
     }
-    grad += task.row_stride;
-    columns += task.row_stride;
-    sums += 4;
+    if (kColumns) columns += task.row_stride;
+  }
+}
+
+template <typename T>
+void deform_backward(const DeformBackward<T>& task) {
+  if (task.columns != nullptr) {
+    deform_backward_points<true>(task);
+  } else {
+    deform_backward_points<false>(task);
   }
 }
 

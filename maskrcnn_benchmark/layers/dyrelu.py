@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
 def h_sigmoid(x: Tensor) -> Tensor:
     """Piecewise linear sigmoid, ``clamp(x + 3, 0, 6) / 6``."""
-    return F.relu6(x + 3.0) / 6.0
+    return F.hardsigmoid(x)
+
+
+def global_average(x: Tensor) -> Tensor:
+    """``[B, C, H, W]`` to ``[B, C]``.
+
+    The same as ``x.mean((2, 3))``, whose gradient, though, is written out over the map.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)  # half has no room for large sums
+    return (x.sum((2, 3), dtype=dtype) / (x.shape[2] * x.shape[3])).to(x.dtype)
 
 
 class DYReLU(nn.Module):
@@ -57,16 +67,19 @@ class DYReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, channels, H, W]`` to the same shape."""
-        gates = h_sigmoid(self.fc(x.mean((2, 3))))[:, :, None, None]
+        gates = h_sigmoid(self.fc(global_average(x)))[:, :, None, None]
         gates = gates.chunk(self.num_coefficients, dim=1)
         step = 2 if self.use_bias else 1
         slopes = [2.0 * (gate - 0.5) for gate in gates[::step]]
         slopes[0] = slopes[0] + 1.0
-        offsets = [gate - 0.5 for gate in gates[1::step]] if self.use_bias else [0.0, 0.0]
-        out = x * slopes[-1] + offsets[-1]
+        offsets = [gate - 0.5 for gate in gates[1::step]]
+        if not self.use_bias:
+            offsets = [x.new_zeros(()) for _ in slopes]
+        out = torch.addcmul(offsets[-1], x, slopes[-1])
         if self.pieces == 2:
             # max(p, q) as q + relu(p - q): the gradient of a maximum takes several times as long.
-            out = F.relu(x * (slopes[0] - slopes[1]) + (offsets[0] - offsets[1])) + out
+            lead = torch.addcmul(offsets[0] - offsets[1], x, slopes[0] - slopes[1])
+            out = out + F.relu(lead)
         return out if self.spa is None else out * self._spatial_gate(x)
 
     def _spatial_gate(self, x: Tensor) -> Tensor:

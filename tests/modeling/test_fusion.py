@@ -95,10 +95,11 @@ def output_and_gradients(attention, visual, text, mask, implementation):
 
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("num_visual", [1, 31, 32, 33, 100])
-def test_folded_and_plain_agree_in_values_and_all_gradients(num_visual):
+@pytest.mark.parametrize("tokens", [1, 7, 8, 21])
+def test_folded_and_plain_agree_in_values_and_all_gradients(num_visual, tokens):
     attention = make_attention(clamp_min=True, clamp_max=True)
     visual = torch.randn(2, num_visual, VISUAL_DIM, dtype=torch.float64)
-    _, text = random_features(dtype=torch.float64)
+    _, text = random_features(tokens=tokens, dtype=torch.float64)
     arguments = (attention, visual, text.hidden, text.masks)
 
     plain, plain_gradients = output_and_gradients(*arguments, "plain")
@@ -171,6 +172,41 @@ def test_the_folded_operator_is_well_registered(dropout):
     )
     arguments = (*inputs, -50000.0, 50000.0, dropout, torch.tensor(3))
     torch.library.opcheck(torch.ops.glip.folded_bi_attention.default, arguments)
+
+
+@pytest.mark.parametrize("need_visual", [True, False])
+def test_the_gradient_of_the_folded_operator_is_well_registered(need_visual):
+    visual, bias = torch.randn(1, 5, 3), torch.randn(1, 2, 4)
+    keys, values = torch.randn(2, 1, 4, 2, 3).transpose(2, 3).unbind()  # as projections leave them
+    inputs = (visual, keys, bias, values, torch.zeros(1, 4))
+    settings = (-50000.0, 50000.0, 0.0, torch.tensor(0))
+    outputs = torch.ops.glip.folded_bi_attention(*inputs, *settings)
+    grads = [torch.randn_like(output) for output in outputs[:3]]
+
+    arguments = (*grads, *inputs, *outputs[1:], *settings, need_visual)
+
+    torch.library.opcheck(torch.ops.glip.folded_bi_attention_backward.default, arguments)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_the_other_gradients_are_the_same_where_visual_tokens_need_none(dropout):
+    visual = torch.randn(2, 40, 3, dtype=torch.float64)
+    others = [
+        torch.randn(size, dtype=torch.float64, requires_grad=True)
+        for size in ((2, 2, 4, 3), (2, 2, 4), (2, 2, 4, 3))
+    ]
+    found = []
+    for needed in (True, False):
+        torch.manual_seed(5)
+        outputs = folded_bi_attention(
+            visual.requires_grad_(needed),
+            *others,
+            torch.zeros(2, 4, dtype=torch.float64),
+            dropout=dropout,
+        )
+        found.append(torch.autograd.grad([output.sin().sum() for output in outputs], others))
+
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
 
 
 def test_dropout_keeps_the_expected_update():

@@ -161,8 +161,9 @@ class BiMultiHeadAttention(nn.Module):
             query_weight = self.v_proj.weight.unflatten(0, per_head)  # [H, d, C]
             query_bias = self.v_proj.bias.unflatten(0, per_head)  # [H, d]
             output_weight = self.out_v_proj.weight.unflatten(1, per_head)  # [C, H, d]
-            folded_keys = key @ query_weight
-            folded_values = value @ output_weight.permute(1, 2, 0)
+            # Not by broadcasting, which would copy the weights for every image.
+            folded_keys = torch.einsum("bhtd,hdc->bhtc", key, query_weight)
+            folded_values = torch.einsum("bhtd,chd->bhtc", value, output_weight)
             key_bias = (key * query_bias[:, None]).sum(-1)
 
             update, context, weight = folded_bi_attention(
@@ -176,7 +177,7 @@ class BiMultiHeadAttention(nn.Module):
             )
             value_weight = self.values_v_proj.weight.unflatten(0, per_head)
             value_bias = self.values_v_proj.bias.unflatten(0, per_head)
-            text_update = context @ value_weight.transpose(1, 2)
+            text_update = torch.einsum("bhtc,hdc->bhtd", context, value_weight)
             text_update = text_update + weight[..., None] * value_bias[:, None]
             text_update = self.out_l_proj(text_update.transpose(1, 2).flatten(2))
             return update + self.out_v_proj.bias.to(compute_dtype), text_update

@@ -31,6 +31,10 @@ from torch import Tensor
 _BLOCK_ELEMENTS = {"cpu": 1 << 19}
 _BLOCK_ELEMENTS_ELSEWHERE = 1 << 26
 
+# Shorter rows than this fill no vector, and softmax on a CPU takes several times as long as its
+# parts over all rows.
+_SHORT_ROW = 8
+
 
 def _keep_masks(
     shape: tuple[int, ...], dropout: float, generator: torch.Generator
@@ -98,15 +102,34 @@ class _Scores:
         else:
             torch.add(torch.bmm(visual, keys), self.flat_bias, out=out)
 
+    @property
+    def clamps(self) -> bool:
+        return self.clamp_min > float("-inf") or self.clamp_max < float("inf")
+
     def clamp_(self, scores: Tensor) -> None:
-        if self.clamp_min > float("-inf") or self.clamp_max < float("inf"):
+        if self.clamps:
             scores.clamp_(self.clamp_min, self.clamp_max)
+
+    def outside(self, scores: Tensor) -> Tensor | None:
+        """Where unclamped scores leave the bounds; None if they are known not to."""
+        if not self.clamps:
+            return None
+        if scores.device.type == "cpu":  # elsewhere asking would make the processor wait
+            low, high = scores.aminmax()
+            if low >= self.clamp_min and high <= self.clamp_max:
+                return None
+        return (scores < self.clamp_min) | (scores > self.clamp_max)
 
     def softmax_over_text(self, scores: Tensor, out: Tensor) -> None:
         """Softmax per head over the tokens; overwrites ``scores``."""
         per_head = (*scores.shape[:2], self.heads, self.tokens)
         scores.view(per_head).add_(self.mask_bias[:, None, None, :])
-        torch.softmax(scores.view(per_head), dim=-1, out=out.view(per_head))
+        scores, out = scores.view(per_head), out.view(per_head)
+        if self.tokens >= _SHORT_ROW or scores.device.type != "cpu":
+            torch.softmax(scores, dim=-1, out=out)
+            return
+        torch.sub(scores, scores.amax(-1, keepdim=True), out=out).exp_()
+        out.div_(out.sum(-1, keepdim=True))
 
     def keep_masks(self, block: slice) -> tuple[Tensor, Tensor] | None:
         """Dropout masks of the two directions; the same for every pass over the blocks in order."""
@@ -218,12 +241,12 @@ def _backward(
     clamp_max: float,
     dropout: float,
     seed: Tensor,
+    need_visual: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     with torch.autocast(visual.device.type, enabled=False):
         scores = _Scores(visual, keys, key_bias, mask_bias, clamp_min, clamp_max, dropout, seed)
         batch, _, channels = visual.shape
         heads, tokens, columns, dtype = scores.heads, scores.tokens, scores.columns, scores.dtype
-        clamps = clamp_min > float("-inf") or clamp_max < float("inf")
         low = visual.dtype
         scale = 1.0 / _keep_probability(dropout) if dropout > 0.0 else 1.0
         flat_keys, flat_values = scores.flat_keys, values.flatten(1, 2)
@@ -235,7 +258,8 @@ def _backward(
         correction = (correction + grad_weight.flatten(1) * weight.flatten(1))[:, None]
         low_context_grad = flat_context_grad.to(low)
 
-        grad_visual = torch.empty_like(visual)
+        # What is not asked for comes back empty.
+        grad_visual = torch.empty_like(visual) if need_visual else visual.new_empty(0)
         grad_keys = visual.new_zeros((batch, columns, channels), dtype=dtype)
         grad_values = torch.zeros_like(grad_keys)
         grad_bias = visual.new_zeros((batch, columns), dtype=dtype)
@@ -246,10 +270,8 @@ def _backward(
             per_head = (batch, rows, heads, tokens)
             visual_block, update_grad = visual[:, block], grad_update[:, block]
             scores.fill(block, out=score)
-            inside = None
-            if clamps:
-                inside = (score >= clamp_min) & (score <= clamp_max)
-                scores.clamp_(score)
+            outside = scores.outside(score)
+            scores.clamp_(score)
             keep = scores.keep_masks(block)
 
             # text <- visual: dS = W (dW - correction); dW = keep * scale * (v . dcontext + dweight)
@@ -260,9 +282,10 @@ def _backward(
                 upstream.mul_(keep[1]).mul_(scale)
             torch.sub(upstream, correction, out=total_grad)
             total_grad.mul_(probability)
-            if keep is not None:
-                probability.mul_(keep[1]).mul_(scale)
-            visual_grad = torch.bmm(probability.to(low), low_context_grad)
+            if need_visual:
+                if keep is not None:
+                    probability.mul_(keep[1]).mul_(scale)
+                visual_grad = torch.bmm(probability.to(low), low_context_grad)
 
             # visual <- text: dS = P (dP - sum_t P dP); dP = keep * scale * (dupdate . u)
             scores.softmax_over_text(score, out=probability)
@@ -277,11 +300,12 @@ def _backward(
                 probability.mul_(keep[0]).mul_(scale)
             _accumulate(grad_values, probability.transpose(1, 2), update_grad)
 
-            if inside is not None:
-                total_grad.mul_(inside)
+            if outside is not None:
+                total_grad.masked_fill_(outside, 0.0)
             grad_bias += total_grad.sum(1)
             _accumulate(grad_keys, total_grad.transpose(1, 2), visual_block)
-            torch.baddbmm(visual_grad, total_grad.to(low), flat_keys, out=grad_visual[:, block])
+            if need_visual:
+                torch.baddbmm(visual_grad, total_grad.to(low), flat_keys, out=grad_visual[:, block])
         shape = (batch, heads, tokens, channels)
         return (
             grad_visual,
@@ -301,11 +325,10 @@ def _product(left: Tensor, right: Tensor, out: Tensor) -> None:
 
 @_backward.register_fake
 def _(grad_update, grad_context, grad_weight, visual, keys, key_bias, values, *rest):
+    need_visual = rest[-1]
     return (
-        torch.empty_like(visual),
-        torch.empty_like(keys),
-        torch.empty_like(key_bias),
-        torch.empty_like(values),
+        torch.empty_like(visual) if need_visual else visual.new_empty(0),
+        *(tensor.new_empty(tensor.shape) for tensor in (keys, key_bias, values)),
     )
 
 
@@ -319,8 +342,12 @@ def _setup_context(ctx, inputs, output) -> None:
 
 def _backward_of_forward(ctx, grad_update, grad_context, grad_weight, _):
     *tensors, seed = ctx.saved_tensors
-    grads = _backward(grad_update, grad_context, grad_weight, *tensors, *ctx.settings, seed)
-    return (*grads, None, None, None, None, None)
+    # The visual tokens of the first layer come from a backbone that may be frozen.
+    need_visual = ctx.needs_input_grad[0]
+    grad_visual, *grads = _backward(
+        grad_update, grad_context, grad_weight, *tensors, *ctx.settings, seed, need_visual
+    )
+    return (grad_visual if need_visual else None, *grads, None, None, None, None, None)
 
 
 _forward.register_autograd(_backward_of_forward, setup_context=_setup_context)
