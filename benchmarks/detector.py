@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from maskrcnn_benchmark.config import cfg as default_config
-from maskrcnn_benchmark.engine.device import choose_device
 from maskrcnn_benchmark.layers import _native
 from maskrcnn_benchmark.modeling.detector import GeneralizedVLRCNN, build_detection_model
 from maskrcnn_benchmark.modeling.fusion import set_fusion_implementation
@@ -42,7 +41,7 @@ def build_glip(config_file: str = CONFIG, device: str = "cpu") -> GeneralizedVLR
         language.MODEL_TYPE = _bert_base()
         language.TOKENIZER_TYPE = vocabulary()
     torch.manual_seed(0)
-    return build_detection_model(config).to(choose_device(device)).eval()
+    return build_detection_model(config).to(device).eval()
 
 
 def vocabulary() -> str:

@@ -39,6 +39,7 @@ from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.solver import build_optimizer
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import to_image_list
+from maskrcnn_benchmark.utils.memory import keep_freed_memory
 from maskrcnn_benchmark.utils.random_state import seed_all
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -181,6 +182,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
+    keep_freed_memory()  # as the tools do
     print(f"{machine()}\n")
     measured = [measure(args, size) for size in args.sizes]
     write_comparisons(args.json, [line for comparisons, _ in measured for line in comparisons])

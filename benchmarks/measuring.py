@@ -18,8 +18,6 @@ from pathlib import Path
 import torch
 import transformers
 
-from maskrcnn_benchmark.utils.memory import keep_freed_memory
-
 _CLEAR_REFERENCES = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 
@@ -47,15 +45,12 @@ def measure_in_turn(
 ) -> dict[str, Cost]:
     """Run all functions in turn, ``rounds`` times after ``warm_up`` times; cost by name.
 
-    Processor time counts where others share the machine; the clock tells what threads gain. On a
-    CPU freed memory is kept, as the tools keep it.
+    Processor time counts where others share the machine; the clock tells what threads gain.
 
     Args:
         watch_memory: give memory back before each call, to see what it takes. Taking it again
             costs time, which counts where calls are short.
     """
-    if not torch.cuda.is_available():
-        keep_freed_memory()
     records: dict[str, list[tuple[float, float, float]]] = {name: [] for name in functions}
     for index in range(warm_up + rounds):
         for name, function in functions.items():

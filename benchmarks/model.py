@@ -42,6 +42,7 @@ from benchmarks.measuring import (
 from maskrcnn_benchmark.modeling.compilation import compile_for_evaluation
 from maskrcnn_benchmark.modeling.fusion import BiAttentionFuse
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.utils.memory import keep_freed_memory
 
 SLOTS = (256, 195, 16)
 TEXT_SLOTS = 256
@@ -286,9 +287,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--compile", action="store_true", help="also bfloat16 and compiled")
+    parser.add_argument(
+        "--keep-freed-memory", action="store_true", help="as the tools do on a CPU; both ways gain"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", type=Path, help="also write the comparisons to this file")
     args = parser.parse_args(arguments)
+    if args.keep_freed_memory:
+        keep_freed_memory()
     print(f"{machine()}\n")
     size = tuple(args.size)
     comparisons = []

@@ -36,7 +36,6 @@ from torch import nn
 from maskrcnn_benchmark.config import CfgNode
 from maskrcnn_benchmark.config import cfg as default_config
 from maskrcnn_benchmark.data.collate import Batch
-from maskrcnn_benchmark.engine.device import choose_device
 from maskrcnn_benchmark.engine.parallel import replicate
 from maskrcnn_benchmark.engine.step import StepOptions, TrainingStep
 from maskrcnn_benchmark.grounding import create_positive_map
@@ -143,11 +142,11 @@ def plain_optimizer(config: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 def measure(args: argparse.Namespace, way: str) -> dict[str, Any]:
     """Steps in this process; median seconds of a step, its CPU seconds, memory, and losses."""
     torch.set_num_threads(args.threads)
-    with tempfile.TemporaryDirectory() as name, comm.process_group(args.device) as place:
+    with tempfile.TemporaryDirectory() as name, comm.process_group(args.device):
         Path(name, "config.json").write_text("{}")
         args.bert = name
         config = configure(args, way)
-        device = choose_device(args.device, place.local_rank)
+        device = torch.device(args.device)
         seed_all(0)
         model = without_randomness(build_detection_model(config)).to(device).train()
         batch = make_batch(model, args)

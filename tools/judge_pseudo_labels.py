@@ -7,15 +7,17 @@ Example:
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from maskrcnn_benchmark.data.datasets.caption_record import BoxScreen
 from maskrcnn_benchmark.data.datasets.json_lines import JsonLinesSource
 from maskrcnn_benchmark.data.shapes.label_quality import label_quality
+from maskrcnn_benchmark.engine.command_line import explain_errors
+from maskrcnn_benchmark.utils.json_files import read_json
 
 
+@explain_errors
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -33,14 +35,10 @@ def main(arguments: list[str] | None = None) -> int:
     if wanted:
         subjects[f"with {', '.join(args.words)}"] = lambda p: not wanted.isdisjoint(p.split())
     rules = [(confidence, overlap) for confidence in args.conf for overlap in args.nms]
-    try:
-        truth = json.loads(args.truth.read_text())
-        labels = JsonLinesSource(args.labels, args.labels.parent)
-        screens = [BoxScreen(confidence, overlap) for confidence, overlap in rules]
-        judged = label_quality(truth, labels, screens, list(subjects.values()))
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    truth = read_json(args.truth)
+    labels = JsonLinesSource(args.labels, args.labels.parent)
+    screens = [BoxScreen(confidence, overlap) for confidence, overlap in rules]
+    judged = label_quality(truth, labels, screens, list(subjects.values()))
     print("| CAPTION_CONF | CAPTION_NMS | phrases | boxes | precision | recall |")
     print("|---|---|---|---|---|---|")
     for (confidence, overlap), row in zip(rules, judged, strict=True):

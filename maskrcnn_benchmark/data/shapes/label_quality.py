@@ -11,6 +11,7 @@ import torch
 
 from maskrcnn_benchmark.data.datasets.caption_record import BoxScreen, CaptionRecord, read_record
 from maskrcnn_benchmark.data.datasets.record_source import RecordSource
+from maskrcnn_benchmark.errors import DataError
 from maskrcnn_benchmark.structures.boxlist_ops import box_iou
 
 SAME_PLACE = 0.5  # intersection over union from which a label is on an object
@@ -62,7 +63,7 @@ def label_quality(
         One list per screen, with one entry per way to choose phrases.
 
     Raises:
-        ValueError: a label's picture is not in ``truth`` or has another caption there.
+        DataError: a label's picture is not in ``truth`` or has another caption there.
     """
     images = {image["file_name"]: image for image in truth["images"]}
     caption_of = {image["id"]: image["caption"] for image in truth["images"]}
@@ -79,7 +80,7 @@ def label_quality(
         name, where = labels.key(index), labels.where(index)
         unscreened = read_record(labels.record(index), "v2", where)
         if name not in images or images[name]["caption"] != unscreened.caption:
-            raise ValueError(f"{where}: the annotations know no {name} so captioned")
+            raise DataError(f"{where}: the annotations know no {name} so captioned")
         own = annotated.get(images[name]["id"], [])
         for row, screen in enumerate(screens):
             record = screen(unscreened)
