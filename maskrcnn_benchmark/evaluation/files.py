@@ -81,7 +81,9 @@ def write_predictions(path: Path, detections: Detections, box_form: str) -> None
 
 
 def write_metric_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write lines under the heading that readers of ``bbox.csv`` expect for LVIS and Flickr30k."""
+    """Write lines under the heading that readers expect of ``bbox.csv`` for LVIS and Flickr30k, and
+    of ``Recall_results.csv``.
+    """
     write_text(path, "metric, avg \n" + "".join(f"{line}\n" for line in lines))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from maskrcnn_benchmark.evaluation.base import (
     to_arrays,
 )
 from maskrcnn_benchmark.evaluation.detections import Detections, ImageDetections
-from maskrcnn_benchmark.evaluation.files import write_predictions, write_text
+from maskrcnn_benchmark.evaluation.files import write_metric_lines, write_predictions
 from maskrcnn_benchmark.evaluation.overlap import generalised_iou, iou
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils.json_files import read_json
@@ -100,7 +100,9 @@ class RefExpEvaluator(DatasetEvaluator):
                 hits.setdefault(expression.dataset_name, []).append(hit)
         metrics = _metrics(hits)
         if self.output_folder is not None:
-            write_text(self.output_folder / "Recall_results.csv", _csv(metrics, hits))
+            write_metric_lines(
+                self.output_folder / "Recall_results.csv", _recall_lines(metrics, hits)
+            )
         return Scores(metrics, _table(metrics, hits))
 
 
@@ -196,11 +198,11 @@ def _table(metrics: Mapping[str, float], hits: Mapping[str, list[np.ndarray]]) -
     return "\n".join(lines)
 
 
-def _csv(metrics: Mapping[str, float], hits: Mapping[str, list[np.ndarray]]) -> str:
-    lines = []
+def _recall_lines(
+    metrics: Mapping[str, float], hits: Mapping[str, list[np.ndarray]]
+) -> Iterator[str]:
     for name in _ordered(hits):
         for suffix in ("", " (GIoU)"):
             for rank in RANKS:
                 value = metrics[f"{name}: precision@{rank}{suffix}"]
-                lines.append(f"{name}: Recall@{rank}{suffix} = {value}\n")
-    return "".join(lines)
+                yield f"{name}: Recall@{rank}{suffix} = {value}"

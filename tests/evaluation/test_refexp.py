@@ -101,7 +101,8 @@ def test_each_set_has_its_own_line_and_a_set_without_expressions_none(tmp_path):
     assert result["metrics"]["refcoco: precision@1 (GIoU)"] == 0.5
     assert result["metrics"]["refcocog: precision@1"] == 0.0
     assert "refcoco+" not in result["table"]
-    lines = (tmp_path / "Recall_results.csv").read_text().splitlines()
+    heading, *lines = (tmp_path / "Recall_results.csv").read_text().splitlines()
+    assert heading == "metric, avg "
     assert lines[0] == "refcoco: Recall@1 = 1.0"
     assert lines[3] == "refcoco: Recall@1 (GIoU) = 0.5"
     assert lines[6] == "refcocog: Recall@1 = 0.0"
