@@ -20,16 +20,21 @@ _COPY_KEYS = {
     "mixed_train": "MIXED_COPY",
     "mixed_train_no_coco": "MIXED_COPY",
     "COCO_odinw_train_8copy_dt_train": "COCO_COPY",
-    "coco_dt_train": "COCO_COPY",
-    "coco_grounding_train": "COCO_COPY",
     "LVIS_odinw_train_8copy_dt_train": "LVIS_COPY",
-    "lvisv1_dt_train": "LVIS_COPY",
-    "lvis_grounding_train": "LVIS_COPY",
     "object365_odinw_2copy_dt_train": "OBJECT365_COPY",
     "vg_odinw_clipped_8copy_dt_train": "VG_COPY",
     "vg_vgoi6_clipped_8copy_dt_train": "VG_COPY",
     "imagenetod_train_odinw_2copy_dt": "IN_COPY",
     "oi_train_odinw_dt": "OI_COPY",
+}
+# In FIBER these have a setting of their own too, in GLIP they follow GENERAL_COPY. The own setting
+# counts, unless it is 1 (the default) and GENERAL_COPY is given: so the commands of both families
+# keep their meaning.
+_FIBER_COPY_KEYS = {
+    "coco_dt_train": "COCO_COPY",
+    "coco_grounding_train": "COCO_COPY",
+    "lvisv1_dt_train": "LVIS_COPY",
+    "lvis_grounding_train": "LVIS_COPY",
 }
 
 
@@ -100,15 +105,22 @@ def catalogue_of(cfg: CfgNode, is_train: bool) -> dict[str, Mapping[str, Any]]:
 
 def copies_of(name: str, cfg: CfgNode, is_train: bool) -> int:
     """How often a dataset is repeated within an epoch."""
-    key = "GENERAL_COPY_TEST"
-    if is_train:
-        key = _COPY_KEYS.get(name, "GENERAL_COPY")
+    key = _copy_key(name, cfg) if is_train else "GENERAL_COPY_TEST"
     copies = cfg.DATASETS[key]
     if copies == -1:
         return 1
     if copies < 1:
         raise ConfigError(f"DATASETS.{key} must be at least 1, or -1 for once; got {copies}")
     return copies
+
+
+def _copy_key(name: str, cfg: CfgNode) -> str:
+    """The setting under DATASETS that says how often a training set is repeated."""
+    fiber_key = _FIBER_COPY_KEYS.get(name)
+    if fiber_key is None:
+        return _COPY_KEYS.get(name, "GENERAL_COPY")
+    follows_general = cfg.DATASETS[fiber_key] == 1 and cfg.DATASETS.GENERAL_COPY != -1
+    return "GENERAL_COPY" if follows_general else fiber_key
 
 
 def _suffix(cfg: CfgNode, is_train: bool) -> str:

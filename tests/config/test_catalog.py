@@ -335,6 +335,26 @@ class TestListsOfDatasets:
         )
         assert copies_of(name, config, is_train) == copies
 
+    @pytest.mark.parametrize(
+        ("name", "own_key"),
+        [
+            ("coco_grounding_train", "COCO_COPY"),
+            ("coco_dt_train", "COCO_COPY"),
+            ("lvis_grounding_train", "LVIS_COPY"),
+            ("lvisv1_dt_train", "LVIS_COPY"),
+        ],
+    )
+    @pytest.mark.parametrize(
+        ("own", "general", "copies"),
+        [(1, -1, 1), (1, 8, 8), (4, -1, 4), (4, 8, 4), (-1, 8, 1)],
+    )
+    def test_coco_and_lvis_follow_glips_setting_unless_fibers_is_given(
+        self, name, own_key, own, general, copies
+    ):
+        config = default_config()
+        config.DATASETS[own_key], config.DATASETS.GENERAL_COPY = own, general
+        assert copies_of(name, config, is_train=True) == copies
+
     def test_other_sets_follow_the_general_copies(self):
         config = default_config()
         config.DATASETS.GENERAL_COPY, config.DATASETS.GENERAL_COPY_TEST = 16, 4

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from maskrcnn_benchmark.config import ConfigError
+from maskrcnn_benchmark.config.dataset_sources import copies_of
 from maskrcnn_benchmark.engine.finetuning import (
     NO_TRAINING,
     TUNING_MODES,
@@ -82,6 +83,13 @@ def test_schedule_wins_over_the_task_and_the_command_line_over_the_schedule(tmp_
     assert (run.config.SOLVER.MAX_EPOCH, run.config.DATASETS.GENERAL_COPY) == (200, 4)
     assert run.config.DATASETS.FEW_SHOT == run.shots == 3
     assert (named.config.SOLVER.MAX_EPOCH, named.config.DATASETS.GENERAL_COPY) == (7, 4)
+
+
+def test_copies_of_the_schedule_repeat_coco_and_lvis_too(tmp_path):
+    (run,) = plan(tmp_path, schedule=Schedule.parse("0_12_8"), tasks=())
+
+    for name in ("train", "coco_grounding_train", "lvis_grounding_train"):
+        assert copies_of(name, run.config, is_train=True) == 8
 
 
 def test_seeds_choose_images_and_seed_training_whatever_the_command_line_says(tmp_path):
