@@ -54,10 +54,21 @@ from maskrcnn_benchmark.grounding.od_to_grounding import (
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-_PHRASES = {
-    cls.__name__: cls
-    for cls in (FlickrDataset, RefExpDataset, GQADataset, PhrasecutDetection, MixedDataset)
+_PHRASES = (FlickrDataset, RefExpDataset, GQADataset, PhrasecutDetection, MixedDataset)
+_OTHERS = (
+    *(COCODataset, CocoGrounding, CocoSampledGrounding, LvisDetection, PascalVOCDataset),
+    *(Background, ODTSVDataset, CocoDetectionTSV, CaptionTSV, PseudoData),
+)
+_CLASSES: dict[str, type[ImageDataset]] = {
+    **{cls.__name__: cls for cls in (*_PHRASES, *_OTHERS)},
+    **dict.fromkeys(("CaptionShards", "CaptionJsonLines"), CaptionDataset),
+    **dict.fromkeys(("DetectionShards", "DetectionJsonLines"), CaptionedDetectionRecords),
 }
+
+
+def has_captions(source: DatasetSource) -> bool:
+    """Whether each sample of a dataset has a sentence; asked before its files are read."""
+    return _CLASSES[source.factory].has_captions
 
 
 class DatasetFactory:
@@ -98,7 +109,7 @@ class DatasetFactory:
             "CaptionJsonLines": self._caption_records,
             "DetectionShards": self._detection_records,
             "DetectionJsonLines": self._detection_records,
-            **dict.fromkeys(_PHRASES, self._phrases),
+            **{cls.__name__: self._phrases for cls in _PHRASES},
         }
 
     def build(self, source: DatasetSource) -> ImageDataset:
@@ -150,12 +161,13 @@ class DatasetFactory:
 
     def _coco_grounding(self, source: DatasetSource) -> CocoGrounding:
         sampled = source.factory == "CocoSampledGrounding"
-        dataset = (CocoSampledGrounding if sampled else CocoGrounding)(
+        dataset = _CLASSES[source.factory](
             **source.args,
             **self._common(source),
             **self._subset(),
             **self._grounding(source, self._detection_captioner if sampled else self._captioner),
             one_hot_offset=self._one_hot_offset(),
+            box_classes=self.cfg.DATASETS.SPECIAL_SAFEGUARD_FOR_COCO_GROUNDING,
         )
         if self.is_train:
             check_class_columns(self.cfg, source.name, dataset.category_table.names)
@@ -163,7 +175,7 @@ class DatasetFactory:
 
     def _phrases(self, source: DatasetSource) -> ImageDataset:
         args = {"is_train": self.is_train, **source.args}
-        return _PHRASES[source.factory](
+        return _CLASSES[source.factory](
             **args,
             **self._common(source),
             targets=self._targets(source),
@@ -233,8 +245,7 @@ class DatasetFactory:
 
     def _captions(self, source: DatasetSource) -> CaptionTSV:
         packing = source.factory == "CaptionTSV"
-        cls = CaptionTSV if packing else PseudoData
-        return cls(
+        return _CLASSES[source.factory](
             **source.args,
             **self._common(source),
             targets=self._targets(source),

@@ -10,6 +10,7 @@ from maskrcnn_benchmark.config import CfgNode
 from maskrcnn_benchmark.config import cfg as default_config
 from maskrcnn_benchmark.data import make_data_loader
 from maskrcnn_benchmark.data.build import write_schedule_length
+from maskrcnn_benchmark.data.datasets.grounding_target import NOT_DETECTION
 from maskrcnn_benchmark.data.sample_key import SampleKey
 from tests.data.conftest import make_coco_folder
 from tests.data.containers import DETECTION, GROUNDING, write_json_lines, write_shards
@@ -306,6 +307,24 @@ def test_detection_json_of_many_classes_has_captions_of_sampled_ones(generated, 
         assert torch.equal(target.get_field("original_od_label"), labels)
         of_tokens = target.get_field("positive_map_for_od_labels")
         assert set(labels.tolist()) <= set(of_tokens.tolist())
+
+
+@pytest.mark.parametrize("safeguard", [True, False])
+def test_the_safeguard_names_the_classes_of_boxes_but_not_of_tokens(
+    generated, bert_tokenizer, safeguard
+):
+    cfg = generated(
+        *("DATASETS.SPECIAL_SAFEGUARD_FOR_COCO_GROUNDING", str(safeguard)),
+        *("DATASETS.RANDOM_SAMPLE_NEG", "1", "SOLVER.MAX_EPOCH", "1"),
+    )
+
+    batches = list(make_data_loader(cfg, tokenizer=bert_tokenizer))
+
+    for target in (target for batch in batches for target in batch.targets):
+        labels = target.get_field("labels")
+        of_boxes = labels if safeguard else torch.full_like(labels, NOT_DETECTION)
+        assert torch.equal(target.get_field("original_od_label"), of_boxes)
+        assert (target.get_field("positive_map_for_od_labels") == -1).all()
 
 
 def container_sets(tmp_path):

@@ -30,11 +30,13 @@ class CocoGrounding(LabelledJsonDataset):
         masking_allowed: False keeps the captions out of masked-language modelling.
         one_hot_offset: if set, the token map is replaced by a class map: column label + this offset
             (DATASETS.ONE_HOT).
+        box_classes: tell the losses which class each box belongs to; see `DetectionGrounding`.
         override_category: see `LabelledJsonDataset`.
     """
 
-    pass_classes_on = False
-    """Whether the losses learn which class each token and box belongs to; see `DetectionGrounding`."""
+    has_captions = True
+    token_classes = False
+    """Whether the losses learn the class of each token too, and of each box in any case."""
 
     def __init__(
         self,
@@ -47,6 +49,7 @@ class CocoGrounding(LabelledJsonDataset):
         clip: bool = True,
         masking_allowed: bool = True,
         one_hot_offset: int | None = None,
+        box_classes: bool = False,
         few_shot: int = 0,
         shuffle_seed: int = 0,
         name: str | None = None,
@@ -71,7 +74,8 @@ class CocoGrounding(LabelledJsonDataset):
             targets,
             clip=clip,
             masking_allowed=masking_allowed,
-            pass_classes_on=self.pass_classes_on,
+            box_classes=box_classes or self.token_classes,
+            token_classes=self.token_classes,
         )
 
     def load(self, index: int, rng: RandomSource) -> tuple:
@@ -102,4 +106,4 @@ class CocoSampledGrounding(CocoGrounding):
     `CocoDetectionTSV` makes of TSV files.
     """
 
-    pass_classes_on = True
+    token_classes = True

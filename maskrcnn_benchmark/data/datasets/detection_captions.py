@@ -155,7 +155,8 @@ class DetectionGrounding:
         targets: builds the targets.
         clip: clip boxes to the image and drop empty ones.
         masking_allowed: False keeps the captions out of masked-language modelling.
-        pass_classes_on: tell the losses which class each box and each token belongs to.
+        box_classes: tell the losses which class each box belongs to (`original_od_label`).
+        token_classes: and each token of the caption (`positive_map_for_od_labels`).
     """
 
     def __init__(
@@ -165,13 +166,15 @@ class DetectionGrounding:
         *,
         clip: bool,
         masking_allowed: bool,
-        pass_classes_on: bool,
+        box_classes: bool,
+        token_classes: bool,
     ):
         self.captioner = captioner
         self.targets = targets
         self.clip = clip
         self.masking_allowed = masking_allowed
-        self.pass_classes_on = pass_classes_on
+        self.box_classes = box_classes
+        self.token_classes = token_classes
 
     def build(
         self,
@@ -192,7 +195,7 @@ class DetectionGrounding:
         labels = boxes.get_field("labels")
         span_of = captioned.caption.label_to_span
         spans = [[span_of[label]] for label in labels.tolist()]
-        classes = labels if self.pass_classes_on else torch.full((len(boxes),), NOT_DETECTION)
+        classes = labels if self.box_classes else torch.full((len(boxes),), NOT_DETECTION)
         grounded = GroundedBoxes(
             boxes=boxes.bbox,
             labels=labels,
@@ -205,7 +208,7 @@ class DetectionGrounding:
             captioned.caption.caption,
             masking_spans=[span for (span,) in spans],
             masking_allowed=self.masking_allowed,
-            label_to_span=span_of if self.pass_classes_on else {},
+            label_to_span=span_of if self.token_classes else {},
         )
         extra = {"image_id": torch.tensor([image_id])}
         return self.targets.build(image, grounded, text, transforms, rng, extra)

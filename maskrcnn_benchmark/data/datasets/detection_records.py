@@ -78,6 +78,8 @@ class CaptionedDetectionRecords(DetectionRecords):
         masking_allowed: False keeps the captions out of masked-language modelling.
     """
 
+    has_captions = True
+
     def __init__(
         self,
         name: str,
@@ -97,7 +99,8 @@ class CaptionedDetectionRecords(DetectionRecords):
             targets,
             clip=clip,
             masking_allowed=masking_allowed,
-            pass_classes_on=True,
+            box_classes=True,
+            token_classes=True,
         )
 
     def load(self, index: int, rng: RandomSource) -> tuple:
