@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from maskrcnn_benchmark.config import cfg
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.layers.batch_norm import FrozenBatchNorm2d, NaiveSyncBatchNorm
 from maskrcnn_benchmark.layers.drop_block import DropBlock2D
 from maskrcnn_benchmark.modeling.backbone import build_backbone
@@ -174,19 +175,19 @@ def test_deformable_stages_are_chosen_by_flags():
 
 
 @pytest.mark.parametrize(
-    ("body", "keys", "error", "message"),
+    ("body", "keys", "message"),
     [
-        ("VGG", {}, ValueError, "SWINT-FPN-RETINANET"),
-        ("SWINT-FPN", {"SWINT__VERSION": "v2"}, NotImplementedError, "VERSION"),
-        ("SWINT-FPN", {"SWINT__LAYER_SCALE": 1}, NotImplementedError, "LAYER_SCALE"),
-        ("SWINT-FPN", {"SWINT__OUT_CHANNELS": (1, 2, 3, 4)}, ValueError, "OUT_CHANNELS"),
-        ("SWINT-FPN", {"BACKBONE__OUT_FEATURES": ("stage6",)}, ValueError, "stage6"),
-        ("SWINT-FPN", {"FPN__USE_DYHEAD": True}, NotImplementedError, "USE_DYHEAD"),
-        ("R-50-C4", {"RESNETS__STEM_FUNC": "Stem"}, ValueError, "StemWithGN"),
+        ("VGG", {}, "SWINT-FPN-RETINANET"),
+        ("SWINT-FPN", {"SWINT__VERSION": "v2"}, "VERSION"),
+        ("SWINT-FPN", {"SWINT__LAYER_SCALE": 1}, "LAYER_SCALE"),
+        ("SWINT-FPN", {"SWINT__OUT_CHANNELS": (1, 2, 3, 4)}, "OUT_CHANNELS"),
+        ("SWINT-FPN", {"BACKBONE__OUT_FEATURES": ("stage6",)}, "stage6"),
+        ("SWINT-FPN", {"FPN__USE_DYHEAD": True}, "USE_DYHEAD"),
+        ("R-50-C4", {"RESNETS__STEM_FUNC": "Stem"}, "StemWithGN"),
     ],
 )
-def test_what_cannot_be_built_is_refused_by_key(body, keys, error, message):
-    with pytest.raises(error, match=message):
+def test_what_cannot_be_built_is_refused_by_key(body, keys, message):
+    with pytest.raises(ConfigError, match=message):
         build_backbone(config(body, **keys))
 
 

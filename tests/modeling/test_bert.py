@@ -9,6 +9,7 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from maskrcnn_benchmark.config import cfg
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.modeling.language_backbone import hub
 from maskrcnn_benchmark.modeling.language_backbone.bert import BertEncoder, load_bert
 from maskrcnn_benchmark.modeling.language_backbone.build import build_language_backbone
@@ -200,7 +201,7 @@ class TestBuilding:
 
     @pytest.mark.parametrize("name", ["rnn", "roberta-base"])
     def test_encoders_that_are_not_offered_are_refused_by_name(self, name):
-        with pytest.raises(NotImplementedError, match=name):
+        with pytest.raises(ConfigError, match=name):
             build_language_backbone(options(name))
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import RobertaConfig, RobertaModel
 
 from maskrcnn_benchmark.config import cfg as default_config
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.modeling.backbone import build_backbone
 from maskrcnn_benchmark.modeling.backbone.fused_swin import FusedSwinTransformer
 from maskrcnn_benchmark.modeling.backbone.swin import SwinTransformer
@@ -392,7 +393,7 @@ class TestBuilding:
                 "MODEL.LANGUAGE_BACKBONE.MODEL_TYPE": "roberta-fused-v2",
             }
         )
-        with pytest.raises(NotImplementedError, match=r"SWINT\.VERSION 'fusion'"):
+        with pytest.raises(ConfigError, match=r"SWINT\.VERSION 'fusion'"):
             build_detection_model(config)
 
     def test_both_sides_need_equally_many_fused_layers(self, model):

@@ -32,8 +32,8 @@ def build_backbone(cfg: Any) -> nn.Sequential:
         ``out_channels`` is the number of channels of every level (of the last map, without FPN).
 
     Raises:
-        ConfigError: for an unknown name or options that do not fit each other.
-        NotImplementedError: for variants of the original that no published model uses.
+        ConfigError: for an unknown name, options that do not fit each other, or variants of the
+            original that no published model uses.
     """
     name = cfg.MODEL.BACKBONE.CONV_BODY
     if name not in BUILDERS:
@@ -51,8 +51,7 @@ def build_fused_swin(cfg: Any, *, num_fused: int, text_dim: int, norm_query: boo
         as ``build_backbone``, except that ``body`` stops before its first fused block.
 
     Raises:
-        ConfigError: for a backbone that is not Swin, or options that do not fit each other.
-        NotImplementedError: see ``build_backbone``.
+        ConfigError: for a backbone that is not Swin; else see ``build_backbone``.
     """
     name = cfg.MODEL.BACKBONE.CONV_BODY
     if name not in SWIN_PYRAMIDS:
@@ -74,7 +73,7 @@ def _swin_fpn(cfg: Any, retinanet: bool) -> nn.Sequential:
             "MODEL.SWINT.VERSION: 'fusion' needs the text, too; build the whole detector"
         )
     if version != "v1":
-        raise NotImplementedError(
+        raise ConfigError(
             f"MODEL.SWINT.VERSION: {version!r} is not supported, only 'v1' and 'fusion' are "
             "(no published model uses v2, vl or v2_vl)"
         )
@@ -86,7 +85,7 @@ def _make_swin_fpn(
 ) -> nn.Sequential:
     swin, backbone = cfg.MODEL.SWINT, cfg.MODEL.BACKBONE
     if swin.LAYER_SCALE or not swin.OUT_NORM:
-        raise NotImplementedError(
+        raise ConfigError(
             "MODEL.SWINT.LAYER_SCALE and OUT_NORM belong to Swin v2, which is not supported; "
             "leave them at 0 and True"
         )
@@ -193,7 +192,7 @@ def _with_fpn(
     options = cfg.MODEL.FPN
     out_channels = cfg.MODEL.BACKBONE.OUT_CHANNELS
     if options.USE_DYHEAD or options.RETURN_SWINT_FEATURE_BEFORE_FUSION:
-        raise NotImplementedError(
+        raise ConfigError(
             "MODEL.FPN.USE_DYHEAD and RETURN_SWINT_FEATURE_BEFORE_FUSION are not supported; no "
             "published model uses them"
         )

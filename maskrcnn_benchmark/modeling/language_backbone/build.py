@@ -36,9 +36,8 @@ def build_language_backbone(cfg: Any) -> nn.Sequential:
         width of a token's features.
 
     Raises:
-        ConfigError: if ``LANG_DIM`` is not the encoder's width, or captions may be longer than it
-            reads.
-        NotImplementedError: for encoders that are not offered.
+        ConfigError: for an encoder that is not offered, if ``LANG_DIM`` is not its width, or if
+            captions may be longer than it reads.
         FileNotFoundError, PretrainedFilesMissing: if the encoder's files cannot be had.
     """
     options = cfg.MODEL.LANGUAGE_BACKBONE
@@ -46,7 +45,7 @@ def build_language_backbone(cfg: Any) -> nn.Sequential:
     if name == "clip":
         body = _build_clip(cfg)
     elif name == "rnn" or name.startswith("roberta"):
-        raise NotImplementedError(
+        raise ConfigError(
             f"MODEL.LANGUAGE_BACKBONE.MODEL_TYPE: {name!r} is not offered for GLIP models; use "
             "'bert-base-uncased', another BERT (name or folder), or 'clip'. (FIBER's "
             "'roberta-fused-v2' goes with MODEL.SWINT.VERSION 'fusion'.)"
