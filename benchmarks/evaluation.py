@@ -212,7 +212,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", type=Path, help="also write the comparisons to this file")
     args = parser.parse_args(arguments)
-    print(f"{machine()}; image {args.size[0]} x {args.size[1]}, {args.config_file}\n")
+    print(f"{machine(args.device)}; image {args.size[0]} x {args.size[1]}, {args.config_file}\n")
     model = build_glip(args.config_file, args.device)
     images = random_image(*args.size, device=args.device)
     chunks = sorted(args.chunks)

@@ -70,7 +70,7 @@ def measure_in_turn(
 
 
 def _wait_for_device() -> None:
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 
@@ -81,7 +81,7 @@ def _reset_peak() -> float:
     high-water mark Linux lets a process reset.
     """
     gc.collect()
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated() / 2**20
     if not _CLEAR_REFERENCES.exists():
@@ -94,7 +94,7 @@ def _reset_peak() -> float:
 
 
 def _peak() -> float:
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**20
     return _resident("VmHWM") if _CLEAR_REFERENCES.exists() else float("nan")
 
@@ -106,17 +106,17 @@ def _resident(key: str) -> float:
     raise RuntimeError(f"{_STATUS} has no line {key}")
 
 
-def machine() -> str:
+def machine(device: str = "cpu") -> str:
     """What figures were measured on, in one line."""
     return (
-        f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s) used; Python "
+        f"{_processor(device)}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s) used; Python "
         f"{platform.python_version()}, PyTorch {torch.__version__}, transformers "
         f"{transformers.__version__}"
     )
 
 
-def _processor() -> str:
-    if torch.cuda.is_available():
+def _processor(device: str) -> str:
+    if device == "cuda":
         return torch.cuda.get_device_name()
     information = Path("/proc/cpuinfo")
     if not information.exists():

@@ -295,7 +295,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if args.keep_freed_memory:
         keep_freed_memory()
-    print(f"{machine()}\n")
+    print(f"{machine(args.device)}\n")
     size = tuple(args.size)
     comparisons = []
     if args.only != "forward":

@@ -280,6 +280,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv_backward_cpu(
                       padding_width, dilation_height, dilation_width, groups, deformable_groups);
   const DType dtype = input.dtype();
   check_deform_gradient(g, grad_output, input, offset, mask, weight);
+  check(need_samples || need_weight, "at least one gradient must be asked for");
   weight = contiguous(weight);
   return dtype == DType::kFloat64 ? backward<double>(g, grad_output, input, offset, mask, weight,
                                                      need_samples, need_weight)

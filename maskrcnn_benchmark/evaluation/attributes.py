@@ -36,7 +36,8 @@ def attribute_accuracies(ground_truth: GroundTruth, detections: Detections) -> d
     considered = ~ground_truth.crowd
     if not names or not considered.any():
         return {}
-    read_as = _best_category(ground_truth, detections)
+    known = np.isin(detections.labels, np.fromiter(ground_truth.categories, np.int64))
+    read_as = _best_category(ground_truth, detections.select(known))
     rows = np.flatnonzero(considered)
     correct = np.array(
         [

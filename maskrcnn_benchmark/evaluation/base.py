@@ -82,6 +82,7 @@ class DatasetEvaluator(ABC):
             predictions: id of the image in the annotation file to its boxes, in an image of any
                 size (they are scaled to the annotated size), with fields ``scores`` and ``labels``.
         """
+        self._require_open()
         for image_id, boxes in predictions.items():
             self._waiting.append((int(image_id), self._convert(int(image_id), boxes)))
         if len(self._waiting) >= IMAGES_PER_PART:
@@ -89,7 +90,14 @@ class DatasetEvaluator(ABC):
 
     def update_from_rows(self, detections: Detections) -> None:
         """Take detections that are in this evaluator's own form already, as from a result file."""
+        self._require_open()
         self._parts.append(detections)
+
+    def _require_open(self) -> None:
+        if self._synchronized:
+            raise EvaluationError(
+                "the predictions were brought together already: make a new evaluator for more"
+            )
 
     def synchronize_between_processes(self) -> None:
         """Bring the predictions of all processes to rank 0; every process has to call it."""

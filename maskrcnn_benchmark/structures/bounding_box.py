@@ -199,7 +199,10 @@ class BoxList:
 
         Boxes stay float32: a dtype among the arguments reaches the fields only.
         """
-        moved = BoxList(self.bbox.to(*args, **kwargs), self.size, self.mode)
+        # Never by way of a narrower type, which would round.
+        device = self.bbox.new_empty(0).to(*args, **kwargs).device
+        non_blocking = bool(kwargs.get("non_blocking", False))
+        moved = BoxList(self.bbox.to(device, non_blocking=non_blocking), self.size, self.mode)
         for name, value in self.extra_fields.items():
             moved.add_field(name, value.to(*args, **kwargs) if hasattr(value, "to") else value)
         return moved

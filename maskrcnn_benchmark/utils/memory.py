@@ -8,7 +8,7 @@ import os
 import sys
 
 # Parameters of mallopt(3).
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 _KEPT = 2**31 - 1  # the largest number that mallopt takes
 _MMAPPED = 2**30
 
@@ -19,7 +19,8 @@ def keep_freed_memory() -> bool:
 
     Otherwise glibc returns large blocks to the system at once, and every large tensor costs a page
     fault per 4 KiB, about a tenth of the time of a forward pass. A choice of the user, made by
-    environment variables, stands; other allocators and systems are left alone.
+    environment variables, stands; other allocators and systems are left alone. Processes forked
+    from this one, as the workers of data loaders are, keep memory too.
 
     Returns:
         whether the allocator was told.
@@ -30,5 +31,6 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    settings = ((_M_MMAP_THRESHOLD, _MMAPPED), (_M_TRIM_THRESHOLD, _KEPT))
-    return all(mallopt(name, value) == 1 for name, value in settings)
+    # Older versions of glibc refuse a threshold beyond 32 MiB; there nothing is mapped on its own.
+    told = mallopt(_M_MMAP_THRESHOLD, _MMAPPED) == 1 or mallopt(_M_MMAP_MAX, 0) == 1
+    return told and mallopt(_M_TRIM_THRESHOLD, _KEPT) == 1

@@ -73,6 +73,14 @@ def test_categories_without_attributes_have_no_such_numbers():
     assert attribute_accuracies(ground_truth, Detections.empty()) == {}
 
 
+def test_detections_of_unknown_classes_do_not_count():
+    accuracies = attribute_accuracies(
+        world(), found((5, 3, 0.5, [0, 0, 40, 40]), (5, 1, 0.9, [0, 0, 40, 40]))
+    )
+
+    assert accuracies["acc_all"] == 0.5
+
+
 def test_the_coco_evaluator_reports_them_beside_ap():
     evaluator = CocoEvaluator(world())
     evaluator.update_from_rows(found((5, 7, 0.9, [0, 0, 40, 40])))

@@ -121,6 +121,14 @@ def test_a_class_name_with_a_comma_stays_one_cell(tmp_path):
     assert rows[0] == ["metric", "cat, small", "dog", "emu", "avg"]
 
 
+def test_predictions_that_come_after_scoring_are_refused():
+    evaluator = make_evaluator(annotations(TWO_IMAGES))
+    summarize(evaluator, {8: PERFECT[8]})
+
+    with pytest.raises(EvaluationError, match="make a new evaluator"):
+        evaluator.update({5: PERFECT[5]})
+
+
 def test_an_image_without_prediction_is_one_where_nothing_was_found(caplog):
     result = summarize(make_evaluator(annotations(TWO_IMAGES)), {8: PERFECT[8]})
 

@@ -413,6 +413,9 @@ def test_the_operators_themselves_check_their_arguments(native):
         torch.ops.glip.deform_conv(X, OFFSET[:, :4], MASK, WEIGHT, BIAS, *settings)
     with pytest.raises(RuntimeError, match="bias must hold 3 numbers"):
         torch.ops.glip.deform_conv(X, OFFSET, MASK, WEIGHT, BIAS[:2], *settings)
+    arguments = (torch.ones(1, 3, 5, 5), X, OFFSET, MASK, WEIGHT, *settings)
+    with pytest.raises(RuntimeError, match="at least one gradient"):
+        torch.ops.glip.deform_conv_backward(*arguments, False, False)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

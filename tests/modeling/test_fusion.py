@@ -109,6 +109,48 @@ def test_folded_and_plain_agree_in_values_and_all_gradients(num_visual, tokens):
     torch.testing.assert_close(folded_gradients, plain_gradients)
 
 
+def test_without_dropout_the_operator_touches_one_device(monkeypatch):
+    """An operator that reads the CPU as well cannot be part of a CUDA graph."""
+    devices = []
+
+    def record(*arguments):
+        devices.extend(a.device.type for a in arguments if isinstance(a, Tensor))
+        return operator(*arguments)
+
+    operator = folded_attention._forward
+    monkeypatch.setattr(folded_attention, "_forward", record)
+    shapes = ((1, 5, 3), (1, 2, 4, 3), (1, 2, 4), (1, 2, 4, 3), (1, 4))
+
+    folded_bi_attention(*(torch.zeros(shape, device="meta") for shape in shapes))
+
+    assert set(devices) == {"meta"}
+
+
+def test_without_text_tokens_nothing_is_added_to_the_image():
+    visual, (keys, values) = torch.randn(1, 5, 3), torch.randn(2, 1, 2, 0, 3)
+
+    update, context, weight = folded_bi_attention(
+        visual, keys, torch.randn(1, 2, 0), values, torch.zeros(1, 0)
+    )
+
+    assert not update.any()
+    assert context.shape == (1, 2, 0, 3) and weight.shape == (1, 2, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision_computes_either_way(dtype):
+    attention = make_attention().to(dtype)
+    visual, text = random_features(dtype=dtype)
+    arguments = (visual[0].flatten(2).transpose(1, 2), text.hidden, text.masks)
+
+    folded = attention(*arguments)
+    attention.set_implementation("plain")
+    plain = attention(*arguments)
+
+    assert [output.dtype for output in folded] == [dtype, dtype]
+    torch.testing.assert_close(folded, plain, rtol=0.05, atol=0.3)
+
+
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("scale", [1e5, 1e6])
 def test_folded_equals_plain_where_the_clamps_bind(scale, monkeypatch):

@@ -177,6 +177,16 @@ def test_integers_and_doubles_become_float32():
     assert BoxList(torch.ones(2, 4, dtype=torch.int64), (10, 10)).bbox.dtype == torch.float32
 
 
+def test_a_type_reaches_the_fields_and_no_box():
+    boxes = BoxList([[0, 0, 1023.7, 2047.9]], (4000, 4000))
+    boxes.add_field("scores", torch.tensor([0.3]))
+
+    half = boxes.to(torch.float16)
+
+    assert torch.equal(half.bbox, boxes.bbox)
+    assert half.get_field("scores").dtype == torch.float16
+
+
 def test_concate_box_list_joins_boxes_and_fields():
     first, second = (BoxList(torch.full((n, 4), float(n)), (9, 9)) for n in (1, 2))
     for boxes in (first, second):

@@ -153,14 +153,17 @@ class BiMultiHeadAttention(nn.Module):
             compute_dtype = torch.get_autocast_dtype(device)
         # The text side is small; folding it in full precision costs nothing worth saving.
         full_dtype = torch.float64 if visual.dtype == torch.float64 else torch.float32
+        text_dtype = text.dtype
         with torch.autocast(device, enabled=False):
             text = text.to(full_dtype)
             per_head = (self.num_heads, self.head_dim)
-            key = self._split_heads(self.l_proj(text)) * self.scale
-            value = self._split_heads(self.values_l_proj(text))
-            query_weight = self.v_proj.weight.unflatten(0, per_head)  # [H, d, C]
-            query_bias = self.v_proj.bias.unflatten(0, per_head)  # [H, d]
-            output_weight = self.out_v_proj.weight.unflatten(1, per_head)  # [C, H, d]
+            key = self._split_heads(_project(self.l_proj, text)) * self.scale
+            value = self._split_heads(_project(self.values_l_proj, text))
+            query_weight = self.v_proj.weight.to(full_dtype).unflatten(0, per_head)  # [H, d, C]
+            query_bias = self.v_proj.bias.to(full_dtype).unflatten(0, per_head)  # [H, d]
+            output_weight = self.out_v_proj.weight.to(full_dtype).unflatten(
+                1, per_head
+            )  # [C, H, d]
             # Not by broadcasting, which would copy the weights for every image.
             folded_keys = torch.einsum("bhtd,hdc->bhtc", key, query_weight)
             folded_values = torch.einsum("bhtd,chd->bhtc", value, output_weight)
@@ -175,12 +178,17 @@ class BiMultiHeadAttention(nn.Module):
                 clamp=self.score_bounds,
                 dropout=self.dropout if self.training else 0.0,
             )
-            value_weight = self.values_v_proj.weight.unflatten(0, per_head)
-            value_bias = self.values_v_proj.bias.unflatten(0, per_head)
+            value_weight = self.values_v_proj.weight.to(full_dtype).unflatten(0, per_head)
+            value_bias = self.values_v_proj.bias.to(full_dtype).unflatten(0, per_head)
             text_update = torch.einsum("bhtc,hdc->bhtd", context, value_weight)
             text_update = text_update + weight[..., None] * value_bias[:, None]
-            text_update = self.out_l_proj(text_update.transpose(1, 2).flatten(2))
-            return update + self.out_v_proj.bias.to(compute_dtype), text_update
+            text_update = _project(self.out_l_proj, text_update.transpose(1, 2).flatten(2))
+            return update + self.out_v_proj.bias.to(compute_dtype), text_update.to(text_dtype)
+
+
+def _project(layer: nn.Linear, x: Tensor) -> Tensor:
+    """``layer`` in the precision of ``x``, whatever that of its parameters."""
+    return F.linear(x, layer.weight.to(x.dtype), layer.bias.to(x.dtype))
 
 
 def score_bounds(clamp_min: bool, clamp_max: bool) -> tuple[float, float]:

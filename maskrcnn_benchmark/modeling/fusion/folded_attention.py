@@ -125,7 +125,7 @@ class _Scores:
         per_head = (*scores.shape[:2], self.heads, self.tokens)
         scores.view(per_head).add_(self.mask_bias[:, None, None, :])
         scores, out = scores.view(per_head), out.view(per_head)
-        if self.tokens >= _SHORT_ROW or scores.device.type != "cpu":
+        if not 0 < self.tokens < _SHORT_ROW or scores.device.type != "cpu":
             torch.softmax(scores, dim=-1, out=out)
             return
         torch.sub(scores, scores.amax(-1, keepdim=True), out=out).exp_()
@@ -137,10 +137,6 @@ class _Scores:
             return None
         shape = (self.visual.shape[0], block.stop - block.start, self.columns)
         return _keep_masks(shape, self.dropout, self.generator)
-
-
-def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 @torch.library.custom_op("glip::folded_bi_attention", mutates_args=())
@@ -380,7 +376,10 @@ def folded_bi_attention(
         update ``[B, N, C]`` in the dtype of ``visual``, summed over the heads; context
         ``[B, H, T, C]`` and weight ``[B, H, T]`` in the accumulation dtype.
     """
-    seed = torch.randint(2**62, ()) if dropout > 0.0 else torch.zeros((), dtype=torch.int64)
+    if dropout > 0.0:
+        seed = torch.randint(2**62, ())
+    else:  # unread, and on the device: one tensor on the CPU keeps an operator out of CUDA graphs
+        seed = visual.new_zeros((), dtype=torch.int64)
     update, context, weight, _ = _forward(
         visual, keys, key_bias, values, mask_bias, clamp[0], clamp[1], dropout, seed
     )

@@ -37,8 +37,10 @@ class TextFeatures(NamedTuple):
         """Copy with every tensor moved; a dtype among the arguments reaches floats only."""
 
         def move(tensor: Tensor) -> Tensor:
-            moved = tensor.to(*args, **kwargs)
-            return moved if tensor.is_floating_point() else moved.to(tensor.dtype)
+            if tensor.is_floating_point():
+                return tensor.to(*args, **kwargs)
+            # Never by way of a float, which cannot hold every token id.
+            return tensor.to(tensor.new_empty(0).to(*args, **kwargs).device)
 
         return self._map(move)
 

@@ -6,15 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from maskrcnn_benchmark.modeling.fusion.bi_attention import SCORE_LIMIT, score_bounds
 from maskrcnn_benchmark.modeling.language_backbone.clip import CLIPBlock
 from maskrcnn_benchmark.modeling.language_backbone.text_features import TextFeatures
-
-_LIMIT = 50000.0
 
 
 def _clamp(x: Tensor) -> Tensor:
     """Keep half-precision activations away from infinity."""
-    return x.clamp(-_LIMIT, _LIMIT)
+    return x.clamp(-SCORE_LIMIT, SCORE_LIMIT)
 
 
 class BertSelfAttention(nn.Module):
@@ -34,10 +33,7 @@ class BertSelfAttention(nn.Module):
         if dim % num_heads:
             raise ValueError(f"dim {dim} is not a multiple of num_heads {num_heads}")
         self.num_heads = num_heads
-        self.score_bounds = (
-            -_LIMIT if clamp_min else float("-inf"),
-            _LIMIT if clamp_max else float("inf"),
-        )
+        self.score_bounds = score_bounds(clamp_min, clamp_max)
         self.query = nn.Linear(dim, dim)
         self.key = nn.Linear(dim, dim)
         self.value = nn.Linear(dim, dim)
