@@ -24,7 +24,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.detector import CONFIG, build_glip, caption_of_length, random_image
 from benchmarks.measuring import machine, print_table
-from benchmarks.stages import Traffic, measured_stages, operation_counter
+from benchmarks.stages import Traffic, measured_stages
+from maskrcnn_benchmark.engine.complexity import operation_counter
 from maskrcnn_benchmark.modeling.detector import GeneralizedVLRCNN
 
 MEASURED_TOKENS = (256, 16)

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
 from maskrcnn_benchmark.modeling.fusion import BiAttentionFuse
@@ -104,36 +103,3 @@ class Traffic(TorchDispatchMode):
 def _bytes(tree: Any) -> int:
     leaves = torch.utils._pytree.tree_leaves(tree)
     return sum(leaf.numel() * leaf.element_size() for leaf in leaves if isinstance(leaf, Tensor))
-
-
-def operation_counter() -> FlopCounterMode:
-    """Counts two operations per multiplication and addition, in our operators too."""
-    ours = torch.ops.glip
-    return FlopCounterMode(
-        display=False,
-        custom_mapping={
-            ours.folded_bi_attention: _folded_attention_flops,
-            ours.deform_conv: _deform_conv_flops,
-        },
-    )
-
-
-def _folded_attention_flops(
-    visual: tuple[int, ...], keys: tuple[int, ...], *_: Any, **__: Any
-) -> int:
-    """Three products of visual tokens and the columns of all heads."""
-    batch, num_visual, channels = visual
-    return 3 * 2 * batch * num_visual * keys[1] * keys[2] * channels
-
-
-def _deform_conv_flops(
-    input: tuple[int, ...],
-    offset: tuple[int, ...],
-    mask: tuple[int, ...],
-    weight: tuple[int, ...],
-    *_: Any,
-    **__: Any,
-) -> int:
-    batch, _, height, width = offset
-    out_channels, channels, rows, columns = weight
-    return 2 * batch * height * width * out_channels * channels * rows * columns

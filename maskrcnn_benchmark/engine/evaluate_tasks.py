@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from maskrcnn_benchmark.config import CfgNode
 from maskrcnn_benchmark.config.dataset_sources import dataset_sources
 from maskrcnn_benchmark.data import make_data_loader
@@ -18,8 +21,10 @@ from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.checkpoint import POINTER, load_weights, resolve_weight
 from maskrcnn_benchmark.utils.random_state import seed_all
 
+from .class_sentences import check_knowledge
 from .device import choose_device
 from .inference import inference
+from .parallel import unwrapped
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +58,12 @@ def list_tasks(cfg: CfgNode, task_files: Sequence[str], opts: Sequence[str]) -> 
         opts: KEY VALUE pairs of the command line, which win over task files.
     Raises:
         FileNotFoundError, ConfigError: a task file is missing or cannot be used.
-        ConfigError: no test set anywhere, or two task files of one name with one set name.
+        ConfigError: no test set anywhere, two task files of one name with one set name, or
+            settings of GLIPKNOW that cannot work.
+        DataError: a file of GLIPKNOW is malformed.
     """
     configs = [_merged(cfg, path, opts) for path in task_files] or [cfg]
+    check_knowledge(configs)
     stems = [Path(path).stem for path in task_files] or [""]
     counts = Counter(name for config in configs for name in set(config.DATASETS.TEST))
     tasks = []
@@ -201,4 +209,23 @@ def evaluate_tasks(
             weights_identity=identity,
             should_stop=should_stop,
         )
+    return results
+
+
+def run_test(
+    cfg: CfgNode, model: nn.Module, distributed: bool, log_dir: str | Path
+) -> dict[str, dict[str, Any]]:
+    """Evaluate a model at hand on DATASETS.TEST, each set into ``log_dir/inference/<set>``.
+
+    Args:
+        model: may be wrapped in DistributedDataParallel; left in evaluation mode.
+        distributed: accepted for calls written for the original; the process group decides.
+    Returns:
+        see :func:`evaluate_tasks`.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    nothing_named = WeightChoice(None, "the model is at hand")
+    results = evaluate_tasks(unwrapped(model), list_tasks(cfg, (), ()), log_dir, nothing_named)
+    comm.synchronize()
     return results

@@ -15,8 +15,8 @@ from benchmarks.stages import (
     VISION_LAYERS,
     Traffic,
     measured_stages,
-    operation_counter,
 )
+from maskrcnn_benchmark.engine.complexity import operation_counter
 from maskrcnn_benchmark.layers import _native, modulated_deform_conv
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.modeling.fusion import BiAttentionFuse, folded_bi_attention

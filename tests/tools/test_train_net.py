@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import yaml
 from maskrcnn_benchmark.engine import trainer as trainer_module
 from maskrcnn_benchmark.engine.detectors import ClassDetector
 from maskrcnn_benchmark.engine.trainer import build_trainer, checkpoint_period, start_from
+from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.checkpoint_files import read_checkpoint, write_checkpoint
 from tests.engine.one_update import assert_same_gradients, first_updates, write_even_world
@@ -22,6 +25,8 @@ from tests.engine.test_resume import assert_same_bits, final_state, in_process
 from tests.engine.tiny_run import KillAt
 from tests.process_tools import free_port, run_world
 from tools.test_grounding_net import main as evaluate_net
+from tools.test_net import main as evaluate_plainly
+from tools.test_net import run_test
 from tools.train_net import main as train_net
 
 
@@ -189,6 +194,11 @@ def test_processes_with_different_settings_are_refused(world):
         (["SOLVER.TUNING_HIGHLEVEL_OVERRIDE", "half"], 2, "'half', not one of full"),
         (["SOLVER.COMPILE", "('neck',)"], 2, "SOLVER.COMPILE: unknown part 'neck'"),
         (["MODEL.DYHEAD.FUSE_CONFIG.TYPE", "MHA-X"], 2, "MHA-X"),
+        (["MODEL.SWINT.VERSION", "v2"], 2, "MODEL.SWINT.VERSION: 'v2'"),
+        (["MODEL.LANGUAGE_BACKBONE.MODEL_TYPE", "rnn"], 2, "MODEL_TYPE: 'rnn'"),
+        (["DATASETS.TRAIN_DATASETNAME_SUFFIX", ""], 2, "no captions in train (COCODataset)"),
+        (["DATASETS.MULTISTAGE_TRAINING", "True"], 2, "DATASETS.MULTISTAGE_TRAINING"),
+        (["TEST.EVAL_TASK", "grounding"], 2, "val (COCODataset) has no captions"),
         (["MODEL.WEIGHT", "nowhere.pth"], 1, "nowhere.pth not found"),
         (["DATASETS.TRAIN", "('missing',)", "DATASETS.TRAIN_DATASETNAME_SUFFIX", ""], 2, "missing"),
     ],
@@ -332,6 +342,35 @@ def test_evaluation_of_a_checkpoint_prints_the_table_and_names_the_files(trained
         path.name for path in folder.iterdir()
     }
     assert (trained / "output/eval/model_final/log.txt").is_file()
+
+
+def test_the_plain_evaluation_gives_the_same_numbers_and_says_how_large_the_model_is(
+    trained, capsys
+):
+    weight = ["--weight", str(trained / "output/model_final.pth")]
+    folder = trained / "output/eval/model_final"
+    assert evaluate_net(command(trained, *weight)) == 0
+    expected = json.loads((folder / "inference/val/metrics.json").read_text())
+    shutil.rmtree(folder)
+    capsys.readouterr()
+
+    assert evaluate_plainly(command(trained, "--complexity", *weight)) == 0
+
+    assert json.loads((folder / "inference/val/metrics.json").read_text()) == expected
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"FLOPs: [\d.]+ G, #Parameter: [\d.]+ M", lines[-1])
+    assert lines.count(lines[-1]) == 2
+    assert "operators on cpu" in (folder / "log.txt").read_text()
+
+
+def test_a_model_at_hand_is_evaluated_on_the_configured_sets(world, tmp_path):
+    config = read_config(world / "config.yaml")
+    model = build_detection_model(config)
+
+    results = run_test(config, model, False, tmp_path / "log")
+
+    assert set(results) == {"val"}
+    assert (tmp_path / "log/inference/val/bbox.json").is_file()
 
 
 def test_evaluation_takes_the_average_where_asked(trained, capsys):
