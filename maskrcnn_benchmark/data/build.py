@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from maskrcnn_benchmark.config import CfgNode
 from maskrcnn_benchmark.config.dataset_sources import DatasetSource, dataset_sources
 from maskrcnn_benchmark.data.collate import BatchCollator, RawImageCollator
-from maskrcnn_benchmark.data.dataset_factory import DatasetFactory
+from maskrcnn_benchmark.data.dataset_factory import DatasetFactory, has_captions
 from maskrcnn_benchmark.data.datasets.concat import ConcatDataset, CopiedDataset
 from maskrcnn_benchmark.data.datasets.replay import ReplayDataset, replay_length
 from maskrcnn_benchmark.data.samplers import (
@@ -56,7 +56,8 @@ def make_data_loader(
             interrupted.
         tokenizer: the model's fast tokenizer; needed by every dataset with captions.
     Raises:
-        ConfigError: settings that contradict each other or the data.
+        ConfigError: settings that contradict each other or the data, or training sets without
+            captions.
         FileNotFoundError: files of a dataset are missing.
     """
     world_size = comm.get_world_size() if is_distributed else 1
@@ -65,7 +66,10 @@ def make_data_loader(
     _check_unsupported(cfg)
     transforms = None if raw_images else build_transforms(cfg, is_train)
     factory = DatasetFactory(cfg, transforms, tokenizer, is_train=is_train)
-    datasets = [_build_dataset(factory, source) for source in dataset_sources(cfg, is_train)]
+    sources = dataset_sources(cfg, is_train)
+    if is_train:
+        _require_captions(sources, "DATASETS.TRAIN")
+    datasets = [_build_dataset(factory, source) for source in sources]
     if not datasets:
         raise ConfigError(f"DATASETS.{'TRAIN' if is_train else 'TEST'} names no dataset")
     if is_train and cfg.DATASETS.REPLAY:
@@ -99,11 +103,33 @@ def _check_unsupported(cfg: CfgNode) -> None:
             "DATASETS.CLASS_CONCAT is not supported: labels of joined sets count from 1 in each, and "
             "captions keep their classes apart"
         )
+    for key in ("MULTISTAGE_TRAINING", "ALTERNATIVE_TRAINING"):
+        if cfg.DATASETS[key]:
+            raise ConfigError(
+                f"DATASETS.{key} is not supported: all sets of DATASETS.TRAIN are joined into one; "
+                "for stages, start each from the MODEL.WEIGHT of the one before"
+            )
     if cfg.DATALOADER.DISTRIBUTE_CHUNK_AMONG_NODE:
         logger.warning(
             "DATALOADER.DISTRIBUTE_CHUNK_AMONG_NODE has no effect: every process reads the rows that "
             "it needs of any shard"
         )
+
+
+def _require_captions(sources: list[DatasetSource], key: str) -> None:
+    """Refuse data to train on that has no words: the model learns from nothing else."""
+    mute = [f"{source.name} ({source.factory})" for source in sources if not has_captions(source)]
+    if not mute:
+        return
+    others = [source.name for source in sources if has_captions(source)]
+    unlike = f" (unlike {', '.join(others)})" if others else ""
+    # No suffix is appended to other names.
+    suffix = f"{key}_DATASETNAME_SUFFIX _grounding, or " if key == "DATASETS.TRAIN" else ""
+    raise ConfigError(
+        f"{key}: no captions in {', '.join(mute)}{unlike}, and training needs them. For sets of "
+        f"DATASETS.REGISTER set {suffix}type: CocoGrounding in their entries; of the catalogue name "
+        "captioned sets, such as coco_grounding_train for coco_2017_train"
+    )
 
 
 def _build_dataset(factory: DatasetFactory, source: DatasetSource) -> Dataset:
@@ -132,7 +158,9 @@ def _replayed(
     datasets.USE_OVERRIDE_CATEGORY = datasets.USE_CAPTION_PROMPT = False
     datasets.DISABLE_SHUFFLE = False
     factory = DatasetFactory(settings, transforms, tokenizer, is_train=True)
-    parts = [_build_dataset(factory, source) for source in dataset_sources(settings, is_train=True)]
+    sources = dataset_sources(settings, is_train=True)
+    _require_captions(sources, "DATASETS.REPLAY")
+    parts = [_build_dataset(factory, source) for source in sources]
     source = parts[0] if len(parts) == 1 else ConcatDataset(parts)
     replayed = ReplayDataset(source, replay_length(num_samples, datasets.REPLAY_SHARE))
     logger.info("%d samples of each pass are drawn from %s", len(replayed), source.name)

@@ -82,11 +82,13 @@ def inference(
         numbers agree with TEST.EXPECTED_RESULTS.
     Raises:
         EvaluationInterrupted: on all processes, if one was told to stop.
-        ConfigError: TEST.EVAL_TASK or TEST.PRECISION is unknown.
+        ConfigError: TEST.EVAL_TASK or TEST.PRECISION is unknown, or the set cannot be asked for that
+            task.
         DataError: pictures are missing or broken, and DATASETS.SKIP_BROKEN_IMAGES is off.
     """
     inference_dtype(cfg)  # a mistaken one is refused before annotations are read
     dataset = data_loader.dataset
+    require_task(cfg, dataset)
     evaluator = build_evaluator(cfg, dataset, output_folder, box_only=box_only)
     model.eval()
     logger.info("evaluating on %s (%d images)", dataset_name, len(dataset))
@@ -190,15 +192,26 @@ def _named(
         yield dataset.image_id(index), boxes
 
 
+def require_task(cfg: Any, dataset: Any) -> None:
+    """Refuse a TEST.EVAL_TASK that is unknown, or that the set has no words for."""
+    task = cfg.TEST.EVAL_TASK
+    if task not in ("", "detection", "grounding"):
+        raise ConfigError(f"TEST.EVAL_TASK is {task!r}; it must be 'detection' or 'grounding'")
+    source = getattr(dataset, "dataset", dataset)
+    found = f"TEST.EVAL_TASK is {task!r}, but {source.name} ({type(source).__name__})"
+    if task == "grounding" and not source.has_captions:
+        raise ConfigError(f"{found} has no captions; set it to 'detection'")
+    if task != "grounding" and not hasattr(source, "categories"):
+        cure = "; set it to 'grounding'" if source.has_captions else ""
+        raise ConfigError(f"{found} has no classes to look for{cure}")
+
+
 def build_detector(cfg: Any, model: GeneralizedVLRCNN, dataset: Any) -> Detector:
     """What TEST.EVAL_TASK asks for: the classes of the set, or the caption of each image.
 
     An empty task means detection: this model always needs words.
     """
-    if cfg.TEST.EVAL_TASK not in ("", "detection", "grounding"):
-        raise ConfigError(
-            f"TEST.EVAL_TASK is {cfg.TEST.EVAL_TASK!r}; it must be 'detection' or 'grounding'"
-        )
+    require_task(cfg, dataset)
     # A task file may ask for several sizes though the model's configuration does not: then merging
     # does what the post-processor would.
     model.rpn.post_processor.suppress = not cfg.TEST.USE_MULTISCALE

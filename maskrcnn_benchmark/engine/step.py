@@ -121,13 +121,10 @@ class TrainingStep:
             dtype=self.options.amp_dtype,
             enabled=self.options.amp_dtype is not None,
         ):
-            captions = captions_of(batch.targets)
-            if captions is None:
-                return self.model(batch.images, batch.targets)
             return self.model(
                 batch.images,
                 batch.targets,
-                captions,
+                captions_of(batch.targets),
                 batch.positive_map,
                 greenlight_map=batch.greenlight_map,
                 **normalizers,

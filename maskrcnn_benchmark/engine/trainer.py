@@ -27,7 +27,7 @@ from maskrcnn_benchmark.utils.random_state import seed_all
 
 from .device import choose_device
 from .hooks import Hook, Progress, Validation
-from .inference import inference
+from .inference import inference, require_task
 from .loss_history import LossHistory
 from .parallel import replicate, shard, sharded
 from .step import AMP_DTYPES, StepOptions, TrainingStep
@@ -223,11 +223,12 @@ def _hooks(
 
 
 def _validation_loader(cfg: CfgNode, model: GeneralizedVLRCNN) -> DataLoader:
-    """Loader of the first entry of DATASETS.TEST."""
+    """Loader of the first entry of DATASETS.TEST, once it is known to fit TEST.EVAL_TASK."""
     first = cfg.clone()
     first.defrost()
     first.DATASETS.TEST = first.DATASETS.TEST[:1]
     (loader,) = make_data_loader(
         first, is_train=False, is_distributed=comm.is_distributed(), tokenizer=model.tokenizer
     )
+    require_task(cfg, loader.dataset)
     return loader

@@ -12,6 +12,7 @@ from maskrcnn_benchmark.data import make_data_loader
 from maskrcnn_benchmark.data.build import write_schedule_length
 from maskrcnn_benchmark.data.datasets.grounding_target import NOT_DETECTION
 from maskrcnn_benchmark.data.sample_key import SampleKey
+from maskrcnn_benchmark.errors import ConfigError
 from tests.data.conftest import make_coco_folder
 from tests.data.containers import DETECTION, GROUNDING, write_json_lines, write_shards
 from tests.data.test_caption_data import V1, write_captions
@@ -231,6 +232,8 @@ class TestSettings:
             (("DATASETS.TRAIN", "()"), r"DATASETS\.TRAIN names no dataset"),
             (("MODEL.MASK_ON", "True"), "MASK_ON"),
             (("DATASETS.CLASS_CONCAT", "True"), "CLASS_CONCAT"),
+            (("DATASETS.MULTISTAGE_TRAINING", "True"), r"DATASETS\.MULTISTAGE_TRAINING is not"),
+            (("DATASETS.ALTERNATIVE_TRAINING", "True"), r"DATASETS\.ALTERNATIVE_TRAINING is not"),
             (
                 (
                     *("MODEL.DYHEAD.FUSE_CONFIG.USE_CLASSIFICATION_LOSS", "True"),
@@ -245,6 +248,38 @@ class TestSettings:
         cfg.DATASETS.CAPTION_PROMPT = [{"name": "a"}, {"name": "b"}, {"name": "c"}]
 
         with pytest.raises(ValueError, match=message):
+            make_data_loader(cfg, tokenizer=bert_tokenizer)
+
+    def test_training_sets_without_captions_are_refused_before_they_are_read(
+        self, generated, bert_tokenizer, tmp_path
+    ):
+        (tmp_path / "coco/annotations.json").write_text("{")
+        cfg = generated("DATASETS.TRAIN_DATASETNAME_SUFFIX", "")
+
+        with pytest.raises(
+            ConfigError, match=r"in train \(COCODataset\),.*SUFFIX _grounding"
+        ) as caught:
+            make_data_loader(cfg, tokenizer=bert_tokenizer)
+
+        assert "\n" not in str(caught.value)
+
+    def test_sets_with_and_without_captions_are_not_mixed(self, generated, bert_tokenizer):
+        cfg = generated("DATASETS.TRAIN", "('train', 'val')")
+        cfg.DATASETS.REGISTER.val["type"] = "COCODataset"
+
+        message = r"no captions in val_grounding \(COCODataset\) \(unlike train_grounding\)"
+        with pytest.raises(ConfigError, match=message):
+            make_data_loader(cfg, tokenizer=bert_tokenizer)
+
+    def test_replayed_sets_need_captions_too(self, generated, bert_tokenizer):
+        cfg = generated("DATASETS.REPLAY", "('train',)")
+        cfg.DATASETS.TRAIN_DATASETNAME_SUFFIX = ""
+        cfg.DATASETS.REGISTER.val["type"] = "CocoGrounding"
+        cfg.DATASETS.TRAIN = ("val",)
+
+        with pytest.raises(
+            ConfigError, match=r"DATASETS\.REPLAY: no captions in train \(COCODataset\)"
+        ):
             make_data_loader(cfg, tokenizer=bert_tokenizer)
 
     def test_captions_need_a_tokenizer(self, generated):

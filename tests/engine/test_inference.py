@@ -13,6 +13,7 @@ from maskrcnn_benchmark.engine.batches import groups_of_equal_padding
 from maskrcnn_benchmark.engine.detectors import CaptionDetector, ClassDetector, queries_of_dataset
 from maskrcnn_benchmark.engine.inference import build_detector, inference
 from maskrcnn_benchmark.engine.stop_request import EvaluationInterrupted
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.grounding import build_queries
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.structures.image_list import to_image_list
@@ -407,6 +408,37 @@ def test_missed_expectations_are_reported(world, caplog):
 def test_unknown_settings_are_refused(world, key, value):
     with pytest.raises(ValueError, match=f"{key} is '{value}'"):
         run_inference(world, key, value)
+
+
+def expressions_config(folder, *opts):
+    """Configuration of a small model with a set of referring expressions to test on."""
+    annotations = write_expression_set(folder / "refcoco", 2)
+    images = str(folder / "refcoco/images")
+    entry = {"type": "RefExpDataset", "img_dir": images, "ann_file": str(annotations)}
+    names = {"DATASETS__REGISTER": {"refs": entry}, "DATASETS__TEST": "('refs',)"}
+    return read_config(write_config(folder, **names), *opts)
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+@pytest.mark.parametrize("task", ["", "detection"])
+def test_captions_are_not_asked_for_classes(tmp_path, task, copies):
+    config = expressions_config(
+        tmp_path, "TEST.EVAL_TASK", task, "DATASETS.GENERAL_COPY_TEST", copies
+    )
+    model = sure_model(config)
+    (loader,) = make_data_loader(config, is_train=False, tokenizer=model.tokenizer)
+
+    message = rf"EVAL_TASK is '{task}', but refs \(RefExpDataset\) .* set it to 'grounding'"
+    with pytest.raises(ConfigError, match=message):
+        inference(config, model, loader, "expressions")
+    with pytest.raises(ConfigError, match=message):
+        build_detector(config, model, loader.dataset)
+
+
+def test_classes_are_not_asked_for_phrases(world):
+    message = r"EVAL_TASK is 'grounding', but \w+ \(COCODataset\) has no captions; .* 'detection'"
+    with pytest.raises(ConfigError, match=message):
+        run_inference(world, "TEST.EVAL_TASK", "grounding")
 
 
 def test_low_precision_runs_and_finds_boxes(world, tmp_path):

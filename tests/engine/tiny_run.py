@@ -66,7 +66,10 @@ def collate(samples) -> Batch:
 
 
 class TinyModel(nn.Module):
-    """Regresses the value of an image. ``noisy`` draws from the generators of all libraries."""
+    """Regresses the value of an image, whatever its caption.
+
+    ``noisy`` draws from the generators of all libraries.
+    """
 
     def __init__(self, noisy: bool = True, batch_norm: bool = True) -> None:
         super().__init__()
@@ -76,7 +79,9 @@ class TinyModel(nn.Module):
         self.dropout = nn.Dropout(0.3 if noisy else 0.0)
         self.last = nn.Linear(8, 1)
 
-    def forward(self, images: ImageList, targets=None):
+    def forward(
+        self, images: ImageList, targets=None, captions=None, positive_map=None, greenlight_map=None
+    ):
         hidden = self.norm(self.first(images.tensors.flatten(1)))
         if self.noisy and self.training:
             hidden = hidden * (1 + 0.1 * random.random() + 0.1 * np.random.rand())  # noqa: NPY002

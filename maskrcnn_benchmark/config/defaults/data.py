@@ -78,7 +78,7 @@ def datasets() -> CfgNode:
 
 
 def _which_data(node: CfgNode) -> None:
-    node.TRAIN = ()  # names, joined into one set; a tuple of tuples gives one loader each
+    node.TRAIN = ()  # names, joined into one set; so are those of nested tuples
     node.TEST = ()  # names, evaluated one after the other
 
     # Data of one's own: name -> {img_dir, ann_file, type}. `type` is a dataset class name and may
@@ -99,7 +99,7 @@ def _which_data(node: CfgNode) -> None:
     node.MAX_BOX = -1  # COCO detection data: at most so many boxes per image
     node.SAMPLE_RATIO = 0.0  # keep a share of the boxes (> 0) or that many of them (< 0)
     node.CLASS_AGNOSTIC = False  # every label is 1
-    node.CLASS_CONCAT = False  # several sets get disjoint label ranges
+    node.CLASS_CONCAT = False  # refused when True: captions keep joined sets apart
     node.DISABLE_CLIP_TO_IMAGE = False  # leave boxes that reach out of the image as they are
     node.LVIS_USE_NORMAL_AP = False  # LVIS: the usual AP instead of the fixed AP
     node.FLICKR_GT_TYPE = "separate"  # Flickr30k: any box of a phrase counts, or all "merged"
@@ -108,6 +108,10 @@ def _which_data(node: CfgNode) -> None:
     node.FLICKR_ENTITIES_DIR = "flickr30k/flickr30k"
     # Added here: images that cannot be read are counted and left out instead of stopping.
     node.SKIP_BROKEN_IMAGES = False
+
+    # Loaders of their own for parts of TRAIN, which are not built: refused when True.
+    node.ALTERNATIVE_TRAINING = False
+    node.MULTISTAGE_TRAINING = False
 
 
 def _copies(node: CfgNode) -> None:
@@ -130,8 +134,8 @@ def _class_captions(node: CfgNode) -> None:
     node.DISABLE_SHUFFLE = False  # classes keep their order
     node.ADD_DET_PROMPT = False  # the caption begins with "object detection : "
     node.RANDOM_SAMPLE_NEG = -1  # classes that the image lacks, drawn into the caption
-    # Probabilities of (only negatives, only positives, as many negatives as asked, 0), or ();
-    # the rest is a random number of negatives.
+    # Probabilities of (one negative, no negative, as many as RANDOM_SAMPLE_NEG asks for, unused); the
+    # rest is a random number of them. Data of sampled classes need all four values.
     node.CONTROL_PROB = ()
     # COCO-format data with sampled negatives and a token budget (LVIS fine-tuning).
     node.SPECIAL_SAFEGUARD_FOR_COCO_GROUNDING = False
@@ -171,8 +175,6 @@ def _prompts(node: CfgNode) -> None:
 
 def _without_effect(node: CfgNode) -> None:
     node.PREDEFINED_TEXT = None
-    node.ALTERNATIVE_TRAINING = False
-    node.MULTISTAGE_TRAINING = False
     node.BOX_THRESHOLD = 0.1
     node.ADD_DET_PROMPT_ADVANCED = False
     node.USE_OD_AUG = False

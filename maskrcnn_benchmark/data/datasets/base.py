@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -33,9 +33,11 @@ class ImageDataset(Dataset):
             which nothing was found (`engine/unreadable.py`).
 
     Attributes:
+        has_captions: whether each sample has a sentence, the only thing to learn from; of its class.
         read_picture: how pictures are decoded; INPUT.IMAGE_BACKEND sets another one.
     """
 
+    has_captions: ClassVar[bool] = False
     read_picture: PictureReader = staticmethod(read_rgb)
 
     def __init__(self, name: str, transforms: Callable | None, *, skip_broken: bool = False):

@@ -66,6 +66,8 @@ class CaptionDataset(RecordDataset):
         options: filters and packing.
     """
 
+    has_captions = True
+
     def __init__(
         self,
         name: str,

@@ -30,6 +30,8 @@ class ModulatedDataset(JsonDataset):
         masking_allowed: False keeps the captions out of masked-language modelling.
     """
 
+    has_captions = True
+
     def __init__(
         self,
         img_folder: str | Path,
