@@ -59,7 +59,7 @@ def _model() -> CfgNode:
     node.RPN = dense_head.rpn()
     node.ATSS = dense_head.atss()
     node.FOCAL = dense_head.focal()
-    node.RETINANET = unused.retinanet()
+    node.RETINANET = dense_head.retinanet()
     node.FCOS = unused.fcos()
     node.BIFPN = unused.bifpn()
     node.EVO_NORM = unused.evo_norm()

@@ -1,4 +1,4 @@
-"""MODEL.DYHEAD, RPN, ATSS and FOCAL: the head in which image and text meet."""
+"""MODEL.DYHEAD, RPN, ATSS, FOCAL and RETINANET: the head in which image and text meet."""
 
 from maskrcnn_benchmark.config.node import CfgNode
 
@@ -28,10 +28,11 @@ def dyhead() -> CfgNode:
     node.IDENTITY_INIT = False
     node.COSINE_SCALE = -1.0  # without effect
 
+    node.CONV_FUNC = ""  # refused unless empty
+
     # Without effect; the candidates of the assignment are ATSS.TOPK.
     node.GROUPS = 1
     node.TOPK = 9
-    node.CONV_FUNC = ""
     return node
 
 
@@ -39,11 +40,9 @@ def fusion() -> CfgNode:
     """Fusion of both streams, and the losses that need text."""
     node = CfgNode()
     node.EARLY_FUSE_ON = False  # both streams attend to each other before every tower layer
-    node.TYPE = ""  # "MHA-B" (both ways), "MHA-S" (image from text only), "NONE"
+    node.TYPE = ""  # "MHA-B" (both ways), "MHA-S" (image from text only)
     node.JOINT_EMB_SIZE = 256
-    node.JOINT_OUT_SIZE = 256
     node.JOINT_EMB_DROPOUT = 0.1
-    node.JOINT_MLP_LAYERS = 2
     node.USE_LAYER_SCALE = True  # learned scale on what the fusion adds
     # Added: where that scale starts; 0: at 1 / DYHEAD.NUM_CONVS, as published.
     node.INITIAL_SCALE = 0.0
@@ -93,25 +92,33 @@ def fusion() -> CfgNode:
     node.SHALLOW_CONTRASTIVE_LOSS_WEIGHT = 1.0
     node.SHALLOW_MAX_POSITIVE_ANCHORS = 100
     node.USE_SHALLOW_ZERO_PADS = False
+
+    # Without effect.
+    node.JOINT_OUT_SIZE = 256
+    node.JOINT_MLP_LAYERS = 2
     return node
 
 
 def rpn() -> CfgNode:
     """Anchors, and what of the head is trained."""
     node = CfgNode()
-    node.USE_FPN = False  # one anchor size per level
     node.ANCHOR_SIZES = (32, 64, 128, 256, 512)  # published (64, 128, 256, 512, 1024)
     node.ANCHOR_STRIDE = (16,)  # published (8, 16, 32, 64, 128)
     node.ASPECT_RATIOS = (0.5, 1.0, 2.0)  # published (1.0,)
     node.SCALES_PER_OCTAVE = 3  # published 1
     node.OCTAVE = 2.0
-    node.ANCHOR_SHIFT = (0.0, 0.0, 0.0, 0.0)  # without effect
-    node.USE_RELATIVE_SIZE = False
-    node.STRADDLE_THRESH = 0  # anchors may leave the image by so many pixels; -1: by any
     node.FREEZE = False
 
-    # Without effect (proposals for heads on regions, which are not built).
-    node.FORCE_BOXES = False
+    # Without effect: every level has an anchor size of its own, and anchors may leave the image.
+    node.USE_FPN = False
+    node.ANCHOR_SHIFT = (0.0, 0.0, 0.0, 0.0)
+    node.USE_RELATIVE_SIZE = False
+    node.STRADDLE_THRESH = 0
+
+    # Proposals for heads on regions, which are not built.
+    node.FORCE_BOXES = False  # refused when True
+
+    # Without effect (for the same).
     node.RETURN_FUSED_FEATURES = False
     node.FG_IOU_THRESHOLD = 0.7
     node.BG_IOU_THRESHOLD = 0.3
@@ -168,4 +175,20 @@ def focal() -> CfgNode:
     node.BBOX_REG_BETA = 0.11
     node.FG_IOU_THRESHOLD = 0.5
     node.BG_IOU_THRESHOLD = 0.4
+    return node
+
+
+def retinanet() -> CfgNode:
+    """MODEL.RETINANET; the head itself is not built."""
+    node = CfgNode()
+    # Lowest score that "soft-vote" of TEST.SPECIAL_NMS leaves; it is read nowhere else.
+    node.INFERENCE_TH = 0.05
+
+    # Without effect; DETECTIONS_PER_IMG is named by the LVIS command.
+    node.DETECTIONS_PER_IMG = 100
+    node.NUM_CLASSES = 81
+    node.NUM_CONVS = 4
+    node.PRE_NMS_TOP_N = 1000
+    node.PRIOR_PROB = 0.01
+    node.NMS_TH = 0.4
     return node

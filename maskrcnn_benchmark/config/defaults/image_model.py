@@ -23,11 +23,12 @@ def backbone() -> CfgNode:
     node.USE_BN = False  # also lets DistributedDataParallel share buffers
     node.USE_SYNCBN = False
     node.USE_NSYNCBN = False
-    node.NORM_LEVEL = 3  # from this stage on
+    # Blocks of every stage that are normalised so; the others keep frozen batch statistics.
+    node.NORM_LEVEL = 3  # 1: the first, 2: the first and the last, 3: all
     node.RESET_BN = False  # forget the loaded running statistics before training
-    node.LAYER_SETUP = (3, 4, 6, 3)  # blocks per stage where the name does not say
 
     # Without effect.
+    node.LAYER_SETUP = (3, 4, 6, 3)
     node.GROUP = 1
     node.USE_GN = False
     node.USE_EN = False
@@ -55,7 +56,7 @@ def swin() -> CfgNode:
     node.DROP_PATH_RATE = 0.2  # stochastic depth of the last block; 0.4 base and large
     node.APE = False  # add absolute position embeddings
 
-    # Without effect.
+    # Of Swin v2, which is not built: refused unless left as they are.
     node.OUT_NORM = True
     node.LAYER_SCALE = 0
     return node
@@ -72,7 +73,7 @@ def resnet() -> CfgNode:
     node.WIDTH_PER_GROUP = 64
     node.STRIDE_IN_1X1 = True  # the stride sits in the first 1x1 convolution, not in the 3x3
     node.RES5_DILATION = 1
-    node.USE_STEM3X3 = False  # three 3x3 convolutions instead of one 7x7
+    node.USE_STEM3X3 = False  # two 3x3 convolutions of stride 2 instead of one 7x7 and pooling
     node.USE_AVG_DOWN = False  # average pooling in the shortcut
     node.WITH_SE = False  # squeeze-and-excitation
     node.STAGE_WITH_DCN = (False, False, False, False)  # deformable convolution per stage
@@ -99,10 +100,11 @@ def fpn() -> CfgNode:
     node.DROP_PROB = 0.3
     node.DROP_SIZE = 3
 
-    # Without effect.
-    node.USE_DYRELU = False
+    # Refused when True.
     node.USE_DYHEAD = False
     node.RETURN_SWINT_FEATURE_BEFORE_FUSION = False
+
+    node.USE_DYRELU = False  # without effect
     return node
 
 

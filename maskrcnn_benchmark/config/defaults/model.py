@@ -8,7 +8,7 @@ def model() -> CfgNode:
     node = CfgNode()
     node.META_ARCHITECTURE = "GeneralizedRCNN"  # published files: "GeneralizedVLRCNN"
     node.RPN_ARCHITECTURE = "RPN"  # dense head; published files: "VLDYHEAD"
-    node.RPN_ONLY = False  # True: one stage, no heads on regions (every published file)
+    node.RPN_ONLY = False  # must be True: no heads on regions (every published file)
     node.DEVICE = "cuda"  # torch device of the model and of the batches
 
     # Initial weights: a path (searched in ./, $DATASET, DATASET, OUTPUT, data and MODEL), an
@@ -19,11 +19,12 @@ def model() -> CfgNode:
     # SOLVER.TUNING_HIGHLEVEL_OVERRIDE.
     node.LINEAR_PROB = False
 
-    node.MASK_ON = False  # datasets return polygons and "segm" is evaluated; no mask head is built
+    # Heads that are not built: refused when True.
+    node.MASK_ON = False
+    node.KEYPOINT_ON = False
 
     # Without effect.
     node.BOX_ON = True
-    node.KEYPOINT_ON = False
     node.DEBUG = False
     node.ONNX = False
     node.PRETRAIN_NAME = ""

@@ -18,7 +18,7 @@ def _length(node: CfgNode) -> None:
     node.MAX_ITER = 40000  # iterations; derived from MAX_EPOCH where that is above 0
     node.MAX_EPOCH = 0  # passes over the data, copies included
     node.IMS_PER_BATCH = 16  # images per iteration over all processes
-    node.DATASET_LENGTH = -1  # written by the loader
+    node.DATASET_LENGTH = -1  # without effect: the loader writes what it found
     node.SEED = 0
     # Batches with a larger share of images without boxes are skipped.
     node.MAX_NEG_PER_BATCH = 0.1
@@ -70,9 +70,9 @@ def _schedule(node: CfgNode) -> None:
     node.WEIGHT_DECAY_SCHEDULE = False  # weight decay times GAMMA ahead of the milestones
     node.WEIGHT_DECAY_SCHEDULE_RATIO = 0.667  # ahead: at this share of a milestone
 
-    # Without effect (training in stages).
-    node.MULTI_MAX_ITER = ()
-    node.MULTI_MAX_EPOCH = ()
+    # Training in stages, which is not built.
+    node.MULTI_MAX_EPOCH = ()  # refused unless empty
+    node.MULTI_MAX_ITER = ()  # without effect
 
 
 def _precision_and_processes(node: CfgNode) -> None:
@@ -98,7 +98,9 @@ def _checkpoints_and_tests(node: CfgNode) -> None:
     node.CHECKPOINT_PERIOD = 2500  # iterations between checkpoints and between evaluations
     node.CHECKPOINT_PER_EPOCH = -1.0  # if not -1: that period in epochs
     node.KEEP_LAST_CHECKPOINTS = -1  # added here: older numbered checkpoints go; -1: keep all
-    node.TEST_WITH_INFERENCE = False  # evaluate during training as the test tools do
+    # Without effect: evaluation during training is always that of the test tools.
+    node.TEST_WITH_INFERENCE = False
+
     # Stop after so many evaluations below the best one; also keeps model_best.pth.
     node.AUTO_TERMINATE_PATIENCE = -1
     node.USE_EMA_FOR_MONITOR = False  # evaluate the averaged weights during training

@@ -1,19 +1,6 @@
-"""Sections that published files or commands name and nothing here reads."""
+"""Without effect: sections that published files or commands name and nothing here reads."""
 
 from maskrcnn_benchmark.config.node import CfgNode
-
-
-def retinanet() -> CfgNode:
-    """MODEL.RETINANET; DETECTIONS_PER_IMG is named by the LVIS command."""
-    node = CfgNode()
-    node.DETECTIONS_PER_IMG = 100
-    node.NUM_CLASSES = 81
-    node.NUM_CONVS = 4
-    node.PRE_NMS_TOP_N = 1000
-    node.PRIOR_PROB = 0.01
-    node.INFERENCE_TH = 0.05
-    node.NMS_TH = 0.4
-    return node
 
 
 def fcos() -> CfgNode:

@@ -180,7 +180,7 @@ def inside_image(anchors: Tensor, image_size: tuple[int, int], margin: float = 0
     Args:
         anchors: ``[A, 4]`` xyxy.
         image_size: ``(width, height)`` of the unpadded image.
-        margin: ``RPN.STRADDLE_THRESH``; negative: every anchor counts as inside.
+        margin: in pixels; negative: every anchor counts as inside.
 
     Returns:
         Bool ``[A]``.
