@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from maskrcnn_benchmark.data.image_files import UnreadableImageError
 from maskrcnn_benchmark.engine.predictor_glip import Caption, GLIPDemo
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils.checkpoint_files import write_atomically
 from maskrcnn_benchmark.utils.visualisation import draw_detections, enlarge_small, label_colour
@@ -90,30 +92,47 @@ def annotate_pictures(
     ``label_names``; all kept boxes stand there, the threshold decides only what is drawn.
 
     Raises:
+        ConfigError: what is written would replace one of the pictures; nothing is written then.
         UnreadableImageError: a picture cannot be read.
         DataError: nothing to find, or the sentence is too long.
     """
+    names = _output_names(pictures)
+    drawings = [picture_folder and picture_folder / f"{name}.png" for name in names]
+    records = [record_folder and record_folder / f"{name}.json" for name in names]
+    _refuse_to_overwrite(pictures, [path for path in (*drawings, *records) if path is not None])
     for folder in (picture_folder, record_folder):
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-    stems = [path.stem for path in pictures]
-    for path in pictures:
+    for path, drawing, record in zip(pictures, drawings, records, strict=True):
         image = read_picture(path)
         bgr = np.asarray(image)[:, :, ::-1]
         found = predictor.compute_prediction(bgr, caption, custom_entity)
         shown = found[found.get_field("scores") > threshold]
-        # Two pictures of one folder may differ in their suffix only.
-        name = path.stem if stems.count(path.stem) == 1 else path.name
         content = _content(predictor, found, caption)
-        picture = record = None
-        if record_folder is not None:
-            record = record_folder / f"{name}.json"
+        if record is not None:
             text = json.dumps(content, indent=1)
             write_atomically(record, lambda file, text=text: file.write(text.encode()))
-        if picture_folder is not None:
-            picture = picture_folder / f"{name}.png"
-            _draw(predictor, image, shown).save(picture)
-        yield Written(path, picture, record, len(shown), content)
+        if drawing is not None:
+            drawn = _draw(predictor, image, shown)
+            write_atomically(drawing, lambda file, drawn=drawn: drawn.save(file, "PNG"))
+        yield Written(path, drawing, record, len(shown), content)
+
+
+def _output_names(pictures: Sequence[Path]) -> list[str]:
+    """What the files of each picture are called, without suffix."""
+    counts = Counter(path.stem for path in pictures)
+    # Two pictures of one folder may differ in their suffix only.
+    return [path.stem if counts[path.stem] == 1 else path.name for path in pictures]
+
+
+def _refuse_to_overwrite(pictures: Sequence[Path], targets: Sequence[Path]) -> None:
+    sources = {path.resolve() for path in pictures}
+    for target in targets:
+        if target.resolve() in sources:
+            raise ConfigError(
+                f"{target} is one of the pictures and would be overwritten: name another folder "
+                "for the output"
+            )
 
 
 def _content(predictor: GLIPDemo, found: BoxList, caption: Caption) -> dict[str, Any]:

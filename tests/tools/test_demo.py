@@ -43,6 +43,33 @@ def test_a_folder_gives_a_picture_and_a_json_for_each(folder, tmp_path, weights,
     assert str(output / "b.png") in capsys.readouterr().out
 
 
+def test_the_pictures_themselves_are_never_overwritten(folder, weights, capsys):
+    (folder / "a.jpg").unlink()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    output = folder.parent / "elsewhere" / ".." / "pictures"
+
+    assert _run(folder, output, weights, "--texts", "star. ring") == 2
+
+    assert "a.png is one of the pictures" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_picture_that_could_not_be_written_leaves_nothing_half_done(
+    folder, tmp_path, weights, monkeypatch, capsys
+):
+    def fail(image, file, kind):
+        file.write(b"half of it")
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    output = tmp_path / "out"
+
+    assert _run(folder / "b.jpg", output, weights, "--text", "a star") == 1
+
+    assert "the disk is full" in capsys.readouterr().err
+    assert [path.name for path in output.iterdir()] == ["b.json"]
+
+
 # What `tools/make_shapes.py --picture demo/shapes.jpg --seed 4` says it drew: x, y, width, height.
 DRAWN = {
     "striped blue heart": [(17, 11, 27, 24), (3, 126, 57, 51)],
