@@ -16,6 +16,7 @@ from pathlib import Path
 
 from maskrcnn_benchmark.config import CfgNode, cfg
 from maskrcnn_benchmark.data import make_data_loader
+from maskrcnn_benchmark.engine.class_sentences import refuse_class_sentences
 from maskrcnn_benchmark.engine.command_line import (
     make_parser,
     prepare_output,
@@ -47,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     def work(config: CfgNode) -> int:
         if comm.get_world_size() > 1:
             raise ConfigError("this stage runs in one process: start it without torchrun")
+        refuse_class_sentences(config, "training")
         plan = ImitationPlan(iterations=args.iterations, learning_rate=args.learning_rate)
         output = Path(config.OUTPUT_DIR)
         prepare_output(config, output, args)

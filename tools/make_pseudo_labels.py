@@ -20,6 +20,7 @@ from pathlib import Path
 
 from maskrcnn_benchmark.config import CfgNode
 from maskrcnn_benchmark.data.conversion import OpenedSet, open_set
+from maskrcnn_benchmark.engine.class_sentences import refuse_class_sentences
 from maskrcnn_benchmark.engine.command_line import make_parser, run_tool
 from maskrcnn_benchmark.engine.evaluate_tasks import WeightChoice, choose_weights, load_model
 from maskrcnn_benchmark.engine.pseudo_label_parts import LabelParts, join_parts, label_parts
@@ -76,6 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
 def label(config: CfgNode, args: argparse.Namespace) -> int:
     """Label this process's share; the last step joins the parts."""
     setup_logger(args.output, comm.get_rank())
+    refuse_class_sentences(config, "labelling pictures with captions")
     opened = open_set(args.pairs, [args.images] if args.images else [])
     number, shards = read_shard(args.shard)
     rules = LabelRules.from_config(config)

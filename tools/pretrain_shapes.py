@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from maskrcnn_benchmark.config import CfgNode
+from maskrcnn_benchmark.engine.class_sentences import refuse_class_sentences
 from maskrcnn_benchmark.engine.command_line import (
     make_parser,
     prepare_output,
@@ -54,6 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     def work(config: CfgNode) -> int:
         if comm.get_world_size() > 1:
             raise ConfigError("this stage runs in one process: start it without torchrun")
+        refuse_class_sentences(config, "training")
         if config.INPUT.FORMAT:
             raise ConfigError("INPUT.FORMAT: the close-ups are normalised by INPUT.TO_BGR255 only")
         try:

@@ -30,22 +30,32 @@ class ImageDetector(Protocol):
 
 
 @dataclass(frozen=True)
-class _EncodedQuery:
-    place: int
+class EncodedQuery:
+    """Text that asks for classes, as the model reads it.
+
+    Attributes:
+        text: features of one sentence.
+        label_to_tokens: label -> positions of its tokens.
+    """
+
     text: TextFeatures
     label_to_tokens: dict[int, list[int]]
+
+
+@dataclass(frozen=True)
+class _PlacedQuery(EncodedQuery):
+    place: int
 
 
 class ClassDetector:
     """Looks for a list of classes in every image.
 
-    The class names of each query are encoded once, on construction; the image once, whatever the
-    number of queries. Several queries go through the head at once. Detections of all queries are
+    A caption is encoded once, on construction; the image once, whatever the number of queries. Several queries go through the head at once. Detections of all queries are
     joined without a further suppression.
 
     Args:
         model: in evaluation mode.
-        queries: captions of class names.
+        queries: captions of class names, or what is encoded already.
         size_divisible: multiple to which a lone image is padded.
         pairs_at_once: pairs of image and query in the head at a time; more only where there are
             more images. Bounds the memory, changes no detection. 0: one on a CPU, whose caches do
@@ -58,7 +68,7 @@ class ClassDetector:
     def __init__(
         self,
         model: GeneralizedVLRCNN,
-        queries: Sequence[Query],
+        queries: Sequence[Query | EncodedQuery],
         size_divisible: int,
         pairs_at_once: int = 0,
     ) -> None:
@@ -68,7 +78,7 @@ class ClassDetector:
         self.size_divisible = size_divisible
         self.pairs_at_once = pairs_at_once or (1 if model.device.type == "cpu" else 8)
         encoded = [
-            _EncodedQuery(place, model.encode_text([query.caption]), query.label_to_tokens)
+            _PlacedQuery(_encode(model, query), query.label_to_tokens, place)
             for place, query in enumerate(queries)
         ]
         # Those that share a forward pass are padded to the longest: neighbours in length do.
@@ -94,7 +104,7 @@ class ClassDetector:
         return [found[place] for place in range(len(images))]
 
     def _look_for(
-        self, queries: Sequence[_EncodedQuery], images: ImageList, features: Sequence[torch.Tensor]
+        self, queries: Sequence[_PlacedQuery], images: ImageList, features: Sequence[torch.Tensor]
     ) -> list[list[BoxList]]:
         """Detections by query and image, in one forward pass of all pairs."""
         number = len(images)
@@ -106,6 +116,10 @@ class ClassDetector:
             [query.label_to_tokens for query in queries for _ in range(number)],
         )
         return [boxes[begin : begin + number] for begin in range(0, len(boxes), number)]
+
+
+def _encode(model: GeneralizedVLRCNN, query: Query | EncodedQuery) -> TextFeatures:
+    return query.text if isinstance(query, EncodedQuery) else model.encode_text([query.caption])
 
 
 class CaptionDetector:

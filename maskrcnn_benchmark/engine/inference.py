@@ -20,11 +20,19 @@ from maskrcnn_benchmark.evaluation import (
     file_identity,
     fingerprint,
 )
+from maskrcnn_benchmark.grounding import Query
 from maskrcnn_benchmark.modeling.detector import GeneralizedVLRCNN
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils import comm
 
-from .detectors import CaptionDetector, ClassDetector, Detector, queries_of_dataset
+from .class_sentences import check_class_sentences, encode_class_sentences
+from .detectors import (
+    CaptionDetector,
+    ClassDetector,
+    Detector,
+    EncodedQuery,
+    queries_of_dataset,
+)
 from .multi_scale import build_multi_scale_detector
 from .stop_request import EvaluationInterrupted
 from .unreadable import CollateReadable, ReadableOrNot, UnreadableImages, require_pictures
@@ -212,6 +220,7 @@ def build_detector(cfg: Any, model: GeneralizedVLRCNN, dataset: Any) -> Detector
     An empty task means detection: this model always needs words.
     """
     require_task(cfg, dataset)
+    check_class_sentences(cfg)
     # A task file may ask for several sizes though the model's configuration does not: then merging
     # does what the post-processor would.
     model.rpn.post_processor.suppress = not cfg.TEST.USE_MULTISCALE
@@ -219,12 +228,24 @@ def build_detector(cfg: Any, model: GeneralizedVLRCNN, dataset: Any) -> Detector
     if cfg.TEST.EVAL_TASK == "grounding":
         detector = CaptionDetector(model, size_divisible, dataset.pictures())
     else:
-        queries = queries_of_dataset(cfg, dataset, model.tokenizer)
-        logger.info("%d caption(s) of class names, the first: %r", len(queries), queries[0].caption)
         detector = ClassDetector(
-            model, queries, size_divisible, pairs_at_once=cfg.TEST.CHUNKS_PER_FORWARD
+            model,
+            _class_queries(cfg, model, dataset),
+            size_divisible,
+            pairs_at_once=cfg.TEST.CHUNKS_PER_FORWARD,
         )
     return build_multi_scale_detector(cfg, detector) if cfg.TEST.USE_MULTISCALE else detector
+
+
+def _class_queries(
+    cfg: Any, model: GeneralizedVLRCNN, dataset: Any
+) -> Sequence[Query | EncodedQuery]:
+    """What asks for the classes of a set: a sentence for each, or captions of many."""
+    if cfg.GLIPKNOW.PARALLEL_LANGUAGE_INPUT:
+        return [encode_class_sentences(cfg, model, dataset)]
+    queries = queries_of_dataset(cfg, dataset, model.tokenizer)
+    logger.info("%d caption(s) of class names, the first: %r", len(queries), queries[0].caption)
+    return queries
 
 
 def _run_fingerprint(
@@ -232,9 +253,11 @@ def _run_fingerprint(
 ) -> str:
     settings = {key: value for key, value in cfg.items() if key not in _IRRELEVANT}
     annotations = getattr(dataset, "ann_file", None)
+    knowledge = cfg.GLIPKNOW.KNOWLEDGE_FILE
     return fingerprint(
         repr(settings),
         file_identity(annotations) if annotations else dataset.name,
+        file_identity(knowledge) if knowledge else "",
         dict(model.state_dict()) if weights_identity is None else weights_identity,
     )
 

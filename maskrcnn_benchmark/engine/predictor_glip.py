@@ -27,6 +27,7 @@ from maskrcnn_benchmark.structures.image_list import to_image_list
 from maskrcnn_benchmark.utils.checkpoint import DetectronCheckpointer
 from maskrcnn_benchmark.utils.visualisation import draw_detections, label_colour
 
+from .class_sentences import refuse_class_sentences
 from .device import choose_device
 
 Caption = str | Sequence[str]
@@ -69,6 +70,7 @@ class GLIPDemo:
     ) -> None:
         if show_mask_heatmaps:
             raise ValueError("show_mask_heatmaps: there is no mask head, only boxes can be shown")
+        refuse_class_sentences(cfg, "pictures with a caption")
         self.cfg = cfg.clone()
         self.confidence_threshold = confidence_threshold
         self.device = choose_device(cfg.MODEL.DEVICE)

@@ -25,6 +25,7 @@ from maskrcnn_benchmark.utils.checkpoint import CheckpointFolder, load_weights, 
 from maskrcnn_benchmark.utils.metric_logger import make_tensorboard_writer
 from maskrcnn_benchmark.utils.random_state import seed_all
 
+from .class_sentences import refuse_class_sentences
 from .device import choose_device
 from .hooks import Hook, Progress, Validation
 from .inference import inference, require_task
@@ -65,6 +66,7 @@ def do_train(cfg: CfgNode, *, use_tensorboard: bool = False, trust: bool = False
 
 def build_trainer(cfg: CfgNode, *, use_tensorboard: bool = False) -> Trainer:
     """Model, data, optimizer and hooks of a run, at its beginning."""
+    refuse_class_sentences(cfg, "training")
     device = choose_device(cfg.MODEL.DEVICE, cfg.local_rank)
     # Equal weights everywhere, then different dropout and augmentation on each process.
     seed_all(cfg.SOLVER.SEED)

@@ -8,6 +8,11 @@ from maskrcnn_benchmark.grounding.caption_forms import (
     request_query,
     split_names,
 )
+from maskrcnn_benchmark.grounding.knowledge import (
+    class_sentences,
+    knowledge_sources,
+    read_knowledge,
+)
 from maskrcnn_benchmark.grounding.names import clean_name
 from maskrcnn_benchmark.grounding.noun_phrases import Span, find_noun_phrases
 from maskrcnn_benchmark.grounding.prompts import NamePrompt, join_names, prompts_by_category

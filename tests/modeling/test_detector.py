@@ -449,7 +449,6 @@ def test_the_head_compiles_into_one_graph(make_model):
         ({"MODEL__DYHEAD__FUSE_CONFIG__IMPLEMENTATION": "quick"}, "quick.*folded"),
         ({"MODEL__DYHEAD__FUSE_CONFIG__JOINT_EMB_SIZE": 24}, "JOINT_EMB_SIZE 24"),
         ({"MODEL__DYHEAD__FUSE_CONFIG__USE_CONTRASTIVE_ALIGN_LOSS": True}, "USE_CONTRASTIVE"),
-        ({"GLIPKNOW__PARALLEL_LANGUAGE_INPUT": True}, "PARALLEL_LANGUAGE_INPUT"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_by_name(make_model, overrides, message):

@@ -53,16 +53,17 @@ def clip() -> CfgNode:
 
 
 def knowledge() -> CfgNode:
-    """GLIPKNOW: definitions of the classes as additional text."""
+    """GLIPKNOW: definitions of the classes as additional text, in evaluation."""
     node = CfgNode()
-    # Without effect: PARALLEL_LANGUAGE_INPUT, which would read the rest, is refused.
-    node.KNOWLEDGE_FILE = ""  # YAML: class name -> its texts
-    # Which text: "def_wiki", "def_wn", "path_wn", "path_wn3", "path_wn10", "gpt3" or
-    # "gpt3_and_wiki".
+    # A sentence for each class instead of one caption for all. The rest is for this alone.
+    node.PARALLEL_LANGUAGE_INPUT = False
+    node.KNOWLEDGE_FILE = ""  # YAML: class name -> its texts; empty: the sentences are the names
+    # Which text follows the name: "def_wiki", "def_wn", "path_wn", "path_wn3", "path_wn10", "gpt3"
+    # or, for the first and the last, "gpt3_and_wiki".
     node.KNOWLEDGE_TYPE = ""
-    node.GPT3_NUM = 5  # how many of the gpt3 texts
-    node.WIKI_AND_GPT3 = False  # both sources, joined
-    node.PARALLEL_LANGUAGE_INPUT = False  # one caption per class instead of one for all
-    node.LAN_FEATURE_AGG_TYPE = "first"  # feature of a caption: "first" token or "mean"
-    node.MAX_NUM_CLASSES_PER_BATCH_TRAIN = -1  # classes per training step; -1: all
+    node.WIKI_AND_GPT3 = False  # as "gpt3_and_wiki", whatever KNOWLEDGE_TYPE says
+    node.GPT3_NUM = 5  # how many texts of a list, as that of gpt3
+    node.LAN_FEATURE_AGG_TYPE = "first"  # feature of a sentence: its "first" token or the "mean"
+    # Without effect: training on sentences of classes is refused.
+    node.MAX_NUM_CLASSES_PER_BATCH_TRAIN = -1
     return node

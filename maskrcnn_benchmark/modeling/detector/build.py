@@ -112,8 +112,3 @@ def _check(cfg: Any) -> None:
         )
     if model.RPN.FORCE_BOXES:
         raise ConfigError("MODEL.RPN.FORCE_BOXES needs a second stage, which is not supported")
-    if cfg.GLIPKNOW.PARALLEL_LANGUAGE_INPUT:
-        raise ConfigError(
-            "GLIPKNOW.PARALLEL_LANGUAGE_INPUT (one caption per class) is not supported: set it "
-            "False"
-        )
