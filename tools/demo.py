@@ -89,7 +89,7 @@ def build_config(args: argparse.Namespace):
     config.merge_from_list(args.opts)
     if args.weight:
         config.MODEL.WEIGHT = args.weight
-    elif args.config_file == BUNDLED_CONFIG:
+    elif "MODEL.WEIGHT" not in args.opts[::2] and args.config_file.resolve() == BUNDLED_CONFIG:
         config.MODEL.WEIGHT = str(BUNDLED_WEIGHT)
     if args.device:
         config.MODEL.DEVICE = args.device

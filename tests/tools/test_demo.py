@@ -102,6 +102,18 @@ def test_bundled_weights_find_what_the_demo_asks_for_and_nothing_else(tmp_path):
     assert [list(found.values())[i] for i in best.indices.tolist()] == list(truth.values())
 
 
+def test_weights_named_as_a_setting_win_over_the_bundled_ones():
+    named = demo.parse_arguments(["a.png", "--text", "a star", "MODEL.WEIGHT", "mine.pth"])
+    assert demo.build_config(named).MODEL.WEIGHT == "mine.pth"
+
+
+def test_the_bundled_config_is_known_by_any_path(monkeypatch):
+    monkeypatch.chdir(REPOSITORY / "configs")
+    options = ["--text", "a star", "--config-file", "shapes/glip_C.yaml"]
+    config = demo.build_config(demo.parse_arguments(["a.png", *options]))
+    assert config.MODEL.WEIGHT == str(demo.BUNDLED_WEIGHT)
+
+
 def test_a_plain_sentence_is_understood(folder, tmp_path, weights):
     assert _run(folder / "b.jpg", tmp_path / "out", weights, "--text", "a star above a ring") == 0
     content = json.loads((tmp_path / "out" / "b.json").read_text())
