@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from PIL import Image, UnidentifiedImageError
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from maskrcnn_benchmark.errors import DataError
 
@@ -29,11 +30,22 @@ def read_rgb(file: str | Path | BinaryIO, name: str) -> Image.Image:
         name: how messages call it.
     Raises:
         FileNotFoundError: there is no such file.
-        UnreadableImageError: it cannot be decoded.
+        UnreadableImageError: it cannot be decoded, or its values have no known range.
     """
+    return _decode(file, name, _to_rgb)
+
+
+def read_upright_rgb(file: str | Path | BinaryIO, name: str) -> Image.Image:
+    """`read_rgb`, turned upright as the EXIF of the file says."""
+    return _decode(file, name, lambda image: _to_rgb(ImageOps.exif_transpose(image)))
+
+
+def _decode(
+    file: str | Path | BinaryIO, name: str, finish: Callable[[Image.Image], Image.Image]
+) -> Image.Image:
     try:
         with Image.open(file) as image:
-            return image.convert("RGB")
+            return finish(image)
     except FileNotFoundError:
         raise missing_picture(name) from None
     # Pillow reports broken files by any of these, depending on the format.
@@ -41,6 +53,22 @@ def read_rgb(file: str | Path | BinaryIO, name: str) -> Image.Image:
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "it is in no known picture format" if unknown else error
         raise UnreadableImageError(f"Image {name} cannot be decoded: {reason}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Any picture as 8-bit RGB.
+
+    Raises:
+        ValueError: the values have no range that would say what is black and what is white.
+    """
+    if image.mode in ("I", "F"):
+        kind = "whole numbers" if image.mode == "I" else "floating-point numbers"
+        raise ValueError(f"its values are 32-bit {kind}; save it with 8 or 16 bits per channel")
+    if image.mode.startswith("I;16"):
+        # Pillow clips at 255 instead, which leaves nearly everything white.
+        values = np.asarray(image).astype(np.uint32)
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    return image.convert("RGB")
 
 
 def missing_picture(name: str) -> FileNotFoundError:

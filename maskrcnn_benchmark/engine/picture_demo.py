@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from maskrcnn_benchmark.data.image_files import UnreadableImageError
+from maskrcnn_benchmark.data.image_files import read_upright_rgb
 from maskrcnn_benchmark.engine.predictor_glip import Caption, GLIPDemo
 from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.structures.bounding_box import BoxList
@@ -60,21 +60,6 @@ def list_pictures(path: Path) -> list[Path]:
     return found
 
 
-def read_picture(path: Path) -> Image.Image:
-    """Read a picture as RGB, turned upright as its EXIF says.
-
-    Raises:
-        UnreadableImageError: naming the file and what is wrong with it.
-    """
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except UnidentifiedImageError as error:
-        raise UnreadableImageError(f"{path} is not a picture that can be read") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UnreadableImageError(f"{path} cannot be read: {error}") from error
-
-
 def annotate_pictures(
     predictor: GLIPDemo,
     pictures: Sequence[Path],
@@ -104,7 +89,7 @@ def annotate_pictures(
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
     for path, drawing, record in zip(pictures, drawings, records, strict=True):
-        image = read_picture(path)
+        image = read_upright_rgb(path, str(path))
         bgr = np.asarray(image)[:, :, ::-1]
         found = predictor.compute_prediction(bgr, caption, custom_entity)
         shown = found[found.get_field("scores") > threshold]

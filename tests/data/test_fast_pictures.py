@@ -9,7 +9,11 @@ from PIL import Image
 
 from maskrcnn_benchmark.data import fast_pictures
 from maskrcnn_benchmark.data.fast_pictures import Pixels, read_pixels
-from maskrcnn_benchmark.data.image_files import UnreadableImageError, read_rgb
+from maskrcnn_benchmark.data.image_files import (
+    UnreadableImageError,
+    read_rgb,
+    read_upright_rgb,
+)
 from maskrcnn_benchmark.data.transforms import (
     Normalize,
     NormalizePixels,
@@ -53,13 +57,38 @@ def test_every_format_decodes_to_the_pixels_of_pil(mode, kind):
     assert np.array_equal(pixels.tensor.permute(1, 2, 0).numpy(), expected)
 
 
-def test_rotation_notes_are_ignored_alike(tmp_path):
+@pytest.mark.parametrize("read", [read_rgb, read_upright_rgb, read_pixels])
+@pytest.mark.parametrize(("kind", "order"), [("PNG", "<u2"), ("TIFF", "<u2"), ("TIFF", ">u2")])
+def test_sixteen_bits_of_grey_keep_their_brightness(read, kind, order):
+    values = np.array([[0, 128, 129, 257 * 77], [30000, 257 * 254, 65406, 65535]])
+    stream = io.BytesIO()
+    Image.fromarray(values.astype(order)).save(stream, kind)
+
+    picture = read(io.BytesIO(stream.getvalue()), "it")
+
+    pixels = picture.tensor.permute(1, 2, 0) if isinstance(picture, Pixels) else picture
+    expected = np.array([[0, 0, 1, 77], [117, 254, 254, 255]])
+    assert np.array_equal(np.asarray(pixels), np.stack([expected] * 3, axis=-1))
+
+
+@pytest.mark.parametrize("read", [read_rgb, read_upright_rgb, read_pixels])
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_values_without_a_known_range_are_refused_by_name(read, kind):
+    stream = io.BytesIO()
+    Image.fromarray(np.ones((4, 4), dtype=kind)).save(stream, "TIFF")
+
+    with pytest.raises(UnreadableImageError, match=r"Image 7 cannot be decoded: .* 32-bit"):
+        read(io.BytesIO(stream.getvalue()), "7")
+
+
+def test_rotation_notes_are_ignored_alike_unless_asked_for(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     path = tmp_path / "turned.jpg"
     path.write_bytes(encoded("RGB", "JPEG", exif=exif))
 
     assert read_pixels(path, "it").size == read_rgb(path, "it").size == (30, 20)
+    assert read_upright_rgb(path, "it").size == (20, 30)
 
 
 @pytest.mark.parametrize("size", [(61, 43), (17, 11), (30, 20)])
