@@ -14,8 +14,9 @@ from maskrcnn_benchmark.config import CfgNode
 from maskrcnn_benchmark.config.dataset_sources import dataset_sources
 from maskrcnn_benchmark.data.datasets.categories import CategoryTable, read_categories
 from maskrcnn_benchmark.errors import ConfigError
-from maskrcnn_benchmark.evaluation import AnnotationError
+from maskrcnn_benchmark.evaluation.ground_truth import AnnotationError, read_ground_truth
 from maskrcnn_benchmark.grounding import clean_name
+from maskrcnn_benchmark.utils.box_values import is_box
 
 logger = logging.getLogger(__name__)
 
@@ -85,12 +86,14 @@ def inspect_file(
     images, boxes = content["images"], content.get("annotations", [])
     report.num_images = len(images)
     _check_images(report, images, Path(image_folder))
-    if not _fields_present(report, images, boxes):
+    if not _fields_present(report, images, boxes, training):
         return report
     _check_classes(report, content.get("categories", []), boxes, override)
     _check_boxes(report, images, boxes, training)
     if training:
         _check_every_class_has_images(report)
+    elif not report.errors:
+        _check_as_evaluation_does(report, content)
     return report
 
 
@@ -151,10 +154,11 @@ def _size_of(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def _fields_present(report: SetReport, images: Sequence, boxes: Sequence) -> bool:
+def _fields_present(report: SetReport, images: Sequence, boxes: Sequence, training: bool) -> bool:
+    of_boxes = ("image_id", "category_id", "bbox")
     for what, entries, needed in (
         ("image", images, ("id", "file_name")),
-        ("annotation", boxes, ("image_id", "category_id", "bbox")),
+        ("annotation", boxes, of_boxes if training else ("id", *of_boxes)),
     ):
         for key in needed:
             bad = [entry for entry in entries if key not in entry]
@@ -166,6 +170,14 @@ def _fields_present(report: SetReport, images: Sequence, boxes: Sequence) -> boo
     if repeated:
         report.errors.append(f"image id {repeated[0]} is used more than once")
     return not report.errors
+
+
+def _check_as_evaluation_does(report: SetReport, content: Mapping[str, Any]) -> None:
+    """Refuse what the validation after the first epoch would refuse, such as repeated ids."""
+    try:
+        read_ground_truth(content, source="for validation")
+    except AnnotationError as error:
+        report.errors.append(str(error))
 
 
 def _check_classes(
@@ -229,7 +241,7 @@ def _check_boxes(
         if box["image_id"] not in sizes:
             unknown.append(str(box.get("id")))
             continue
-        if not _is_box(box["bbox"]):
+        if not is_box(box["bbox"]):
             report.errors.append(
                 f"bbox of annotation {box.get('id')} must be four finite numbers "
                 f"[x, y, width, height], got {box['bbox']!r}"
@@ -294,14 +306,6 @@ def _check_every_class_has_images(report: SetReport) -> None:
             f"no image has a box of {len(unseen)} class(es): {_examples(unseen)}; the model gets "
             "no example of them"
         )
-
-
-def _is_box(value: Any) -> bool:
-    return (
-        isinstance(value, (list, tuple))
-        and len(value) == 4
-        and all(isinstance(v, (int, float)) and abs(v) < float("inf") for v in value)
-    )
 
 
 def _examples(values: Sequence[str]) -> str:

@@ -87,7 +87,8 @@ def _make(folder: Path, config: CfgNode) -> Path:
     classes = _classes_of_all(splits)
     for split in splits:
         path = target / f"{split.name}.json"
-        write_json(path, _without_background({**split.content, "categories": classes}))
+        content = {**split.content, "annotations": _numbered(split)}
+        write_json(path, _without_background({**content, "categories": classes}))
         register[split.name] = {"ann_file": str(path), "img_dir": str(split.images.resolve())}
         logger.info(
             "%s: %d images from %s (pictures in %s)",
@@ -242,6 +243,16 @@ def _classes_of_all(splits: Sequence[Split]) -> list[dict[str, Any]]:
     if not classes:
         raise AnnotationError(f"{splits[0].path} has no category: list its classes")
     return list(classes.values())
+
+
+def _numbered(split: Split) -> list[dict[str, Any]]:
+    """Annotations with ids of their own, which evaluation needs; the file's where it has them."""
+    boxes = split.content["annotations"]
+    ids = [box.get("id") for box in boxes]
+    if all(type(i) is int for i in ids) and len(set(ids)) == len(ids):
+        return boxes
+    logger.info("%s: annotations lack ids of their own and are numbered from 1", split.path)
+    return [{**box, "id": number} for number, box in enumerate(boxes, start=1)]
 
 
 def _without_background(content: dict[str, Any]) -> dict[str, Any]:

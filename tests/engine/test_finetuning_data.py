@@ -91,6 +91,19 @@ def test_what_cannot_be_used_is_an_error(inspect, change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (lambda c: c["annotations"][0].pop("id"), "1 annotation(s) lack 'id'"),
+        (change_first(id=2), "annotation id 2 occurs 2 times"),
+        (change_first(id="one"), "annotation 'one' has id 'one'"),
+    ],
+)
+def test_annotation_ids_that_evaluation_needs_are_checked_before_training(inspect, change, message):
+    assert any(message in error for error in inspect(change, training=False).errors)
+    assert not inspect(change).errors
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
         (count_classes_from_zero, "category id 0 is a class here ('red')"),
         (lambda c: c["categories"].append({"id": 0, "name": "things"}), "is background"),
         (lambda c: c["categories"].append({"id": 9, "name": "sky"}), "1 class(es): sky"),

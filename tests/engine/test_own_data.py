@@ -139,6 +139,34 @@ def test_pictures_that_are_learnt_and_tested_are_told(tmp_path, caplog):
     assert "3 picture(s) of val are training pictures too" in caplog.text
 
 
+@pytest.mark.parametrize("ids", [[None] * 3, [5, 5, 6], ["a", "b", "c"], [1.0, 2.0, 3.0]])
+def test_annotations_without_ids_of_their_own_are_numbered(tmp_path, ids):
+    folder = tmp_path / "export"
+    for split in ("train", "val"):
+        boxes = write_set(folder / split, 3)["annotations"]
+        for box, value in zip(boxes, ids):
+            box["id"] = value
+            if value is None:
+                del box["id"]
+        rewrite(folder / split / "annotations_without_background.json", annotations=boxes)
+
+    for content, _ in make(folder, tmp_path).values():
+        assert [box["id"] for box in content["annotations"]] == [1, 2, 3]
+
+
+def test_annotations_keep_ids_of_their_own(tmp_path):
+    boxes = write_set(tmp_path / "export" / "train", 3)["annotations"]
+    write_set(tmp_path / "export" / "val", 3)
+    for box in boxes:
+        box["id"] += 6
+    path = tmp_path / "export" / "train" / "annotations_without_background.json"
+    rewrite(path, annotations=boxes)
+
+    content, _ = make(tmp_path / "export", tmp_path)["train"]
+
+    assert content["annotations"] == boxes
+
+
 def test_other_files_are_passed_over(tmp_path):
     folder = tmp_path / "export"
     write_set(folder / "train", 3)
