@@ -137,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
             if outcome.stopped:
                 say(f"stopped: {run.folder}; the same command goes on")
                 return 0
-            label = run.task if run.seed is None else f"{run.task}, seed {run.seed}"
+            label = run_label(run, runs)
             results.update({f"{label}: {name}": r for name, r in outcome.results.items()})
         report(runs, results)
         return 0
@@ -153,6 +153,13 @@ def check_all(runs, args) -> int:
         say(check.text)
         learns &= check.learns
     return 0 if learns else 1
+
+
+def run_label(run, runs) -> str:
+    """Task and seed; with the folder where another task has the same name."""
+    twins = [other for other in runs if (other.task, other.seed) == (run.task, run.seed)]
+    task = run.task if len(twins) == 1 else f"{run.task} ({run.folder.name})"
+    return task if run.seed is None else f"{task}, seed {run.seed}"
 
 
 def report(runs, results) -> None:

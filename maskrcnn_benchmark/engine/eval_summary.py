@@ -5,10 +5,11 @@ import io
 import json
 import logging
 import math
+import os
 import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,8 @@ class Group:
         mean: over seeds.
         deviation: sample standard deviation over seeds; None with a single one.
         seeds: how many.
+        folder: that holds the runs, where runs of another folder have the same task, tuning, shots
+            and seed; else "".
     """
 
     task: str
@@ -241,19 +244,22 @@ class Group:
     mean: float
     deviation: float | None
     seeds: int
+    folder: str = ""
 
 
 def aggregate(rows: Iterable[Row]) -> list[Group]:
     """Mean and standard deviation over seeds, per task and then of the mean over tasks.
 
     The mean over tasks is taken seed by seed, so that its deviation is that of the benchmark's
-    number, and only over seeds that all tasks have.
+    number, and only over seeds that all tasks have. Runs that differ in something else, such as
+    the learning rate, are told apart by the folders that hold them.
     """
+    known = [row for row in rows if not math.isnan(row.value)]
+    folders = _telling_folders(known)
     by_setting: dict[tuple, dict[str, dict[Any, float]]] = {}
-    for row in rows:
-        if math.isnan(row.value):
-            continue
-        setting = (row.tuning, row.shots, row.checkpoint, row.dataset, row.metric)
+    for row in _with_distinct_tasks(known):
+        folder = folders.get((row.tuning, row.shots), {}).get(row.folder, "")
+        setting = (row.tuning, row.shots, row.checkpoint, row.dataset, row.metric, folder)
         by_setting.setdefault(setting, {}).setdefault(row.task, {})[row.seed] = row.value
     groups = []
     for setting, tasks in sorted(by_setting.items(), key=lambda item: _setting_order(item[0])):
@@ -269,49 +275,97 @@ def aggregate(rows: Iterable[Row]) -> list[Group]:
     return groups
 
 
+def _same_runs(rows: Sequence[Row]) -> dict[tuple, set[Path]]:
+    """(tuning, shots, task, seed) that several folders share -> these folders."""
+    found: dict[tuple, set[Path]] = {}
+    for row in rows:
+        key = (row.tuning, row.shots, row.task, row.seed)
+        found.setdefault(key, set()).add(Path(row.folder).resolve())
+    return {key: folders for key, folders in found.items() if len(folders) > 1}
+
+
+def _telling_folders(rows: Sequence[Row]) -> dict[tuple, dict[str, str]]:
+    """(tuning, shots) with a run that occurs under several parents -> folder -> short parent."""
+    ambiguous = {
+        key[:2] for key, folders in _same_runs(rows).items() if len({f.parent for f in folders}) > 1
+    }
+    if not ambiguous:
+        return {}
+    parents = {row.folder: Path(row.folder).resolve().parent for row in rows}
+    common = Path(os.path.commonpath(parents.values()))
+    if common in parents.values():
+        common = common.parent
+    short = {folder: str(parent.relative_to(common)) for folder, parent in parents.items()}
+    return dict.fromkeys(ambiguous, short)
+
+
+def _with_distinct_tasks(rows: Sequence[Row]) -> list[Row]:
+    """Tasks of one name beside each other, from files of equal stem, get their folder's name too."""
+    ambiguous = set()
+    for (_, _, task, _), folders in _same_runs(rows).items():
+        parents = [folder.parent for folder in folders]
+        ambiguous |= {(task, parent) for parent in parents if parents.count(parent) > 1}
+    distinct = []
+    for row in rows:
+        folder = Path(row.folder).resolve()
+        if (row.task, folder.parent) in ambiguous:
+            seed = f"_seed_{row.seed}"  # one name for all seeds
+            name = f"{folder.name.removesuffix(seed)}_seed_*"
+            name = name if folder.name.endswith(seed) else folder.name
+            row = replace(row, task=f"{row.task} ({name})")
+        distinct.append(row)
+    return distinct
+
+
 def _setting_order(setting: tuple) -> tuple:
-    tuning, shots, checkpoint, dataset, metric = setting
+    tuning, shots, checkpoint, dataset, metric, folder = setting
     # Nothing trained comes before the few, all data (0 shots) after them.
     amount = -1 if shots == NO_TRAINING else shots or math.inf
-    return tuning, amount, checkpoint, dataset == "test", dataset, metric
+    return tuning, amount, folder, checkpoint, dataset == "test", dataset, metric
 
 
 def _group(task: str, setting: tuple, values: Sequence[float]) -> Group:
-    tuning, shots, checkpoint, dataset, metric = setting
     deviation = statistics.stdev(values) if len(values) > 1 else None
-    mean = statistics.fmean(values)
-    return Group(task, tuning, shots, checkpoint, dataset, metric, mean, deviation, len(values))
+    *names, folder = setting
+    return Group(task, *names, statistics.fmean(values), deviation, len(values), folder)
 
 
 def markdown_table(groups: Sequence[Group]) -> str:
-    """Percent, mean ± standard deviation over seeds."""
-    lines = [
-        "| task | tuning | shots | checkpoint | set | metric | value | seeds |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    """Percent, mean ± standard deviation over seeds; with the folder where that tells runs apart."""
+    heads = ["task", "tuning", "shots", *_folder_head(groups)]
+    heads += ["checkpoint", "set", "metric", "value", "seeds"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for g in groups:
-        shots = _shots(g.shots)
-        lines.append(
-            f"| {g.task} | {g.tuning} | {shots} | {g.checkpoint} | {g.dataset} | {g.metric} | "
-            f"{_value(g)} | {g.seeds} |"
-        )
+        cells = [g.task, g.tuning, _shots(g.shots), *_folder_cell(g.folder, heads)]
+        cells += [g.checkpoint, g.dataset, g.metric, _value(g), str(g.seeds)]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def comparison_table(groups: Sequence[Group]) -> str:
-    """A line per tuning mode and number of shots, a column per task and set."""
+    """A line per tuning mode, number of shots and telling folder, a column per task and set."""
     values: dict[tuple, dict[tuple, str]] = {}
     columns: dict[tuple, None] = {}
     for g in groups:
         column = (g.task, g.dataset, g.metric)
         columns[column] = None
-        values.setdefault((g.tuning, g.shots, g.checkpoint), {})[column] = _value(g)
-    heads = ["tuning", "shots", "checkpoint", *(f"{t}: {s} {metric}" for t, s, metric in columns)]
+        values.setdefault((g.tuning, g.shots, g.folder, g.checkpoint), {})[column] = _value(g)
+    heads = ["tuning", "shots", *_folder_head(groups), "checkpoint"]
+    heads += [f"{t}: {s} {metric}" for t, s, metric in columns]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for (tuning, shots, checkpoint), found in values.items():
-        cells = [tuning, _shots(shots), checkpoint, *(found.get(c, "-") for c in columns)]
+    for (tuning, shots, folder, checkpoint), found in values.items():
+        cells = [tuning, _shots(shots), *_folder_cell(folder, heads), checkpoint]
+        cells += [found.get(c, "-") for c in columns]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _folder_head(groups: Sequence[Group]) -> list[str]:
+    return ["folder"] if any(g.folder for g in groups) else []
+
+
+def _folder_cell(folder: str, heads: Sequence[str]) -> list[str]:
+    return [folder or "-"] if "folder" in heads else []
 
 
 def _value(group: Group) -> str:

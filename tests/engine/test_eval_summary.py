@@ -20,8 +20,9 @@ from maskrcnn_benchmark.engine.eval_summary import (
 from tests.engine.small_task import small_config
 
 
-def row(task, seed, value, shots=1, dataset="test", tuning="full"):
-    return Row("folder", task, tuning, shots, seed, "model_best", dataset, "AP", value)
+def row(task, seed, value, shots=1, dataset="test", tuning="full", folder=None):
+    folder = folder or f"out/{tuning}_{shots}/ft_task_{task}_seed_{seed}"
+    return Row(folder, task, tuning, shots, seed, "model_best", dataset, "AP", value)
 
 
 def test_mean_and_deviation_are_over_seeds():
@@ -81,6 +82,69 @@ def test_the_comparison_has_a_line_per_setting_and_a_column_per_task_and_set():
         "| full | 1 | model_best | 10.0 | 30.0 | - |",
         "| full | all | model_best | 50.0 | - | - |",
         "| linear_prob | 1 | model_best | - | - | 40.0 |",
+    ]
+
+
+def test_runs_that_differ_in_another_setting_are_told_apart_by_their_folders():
+    rows = [
+        row("a", seed, value, folder=f"outc/{rate}/ft_task_1_seed_{seed}")
+        for rate, seed, value in (("lr3", 3, 0.1), ("lr6", 3, 0.5), ("lr3", 30, 0.3))
+    ]
+    rows.append(row("a", 3, 0.7, shots=5, folder="outc/lr3_long/ft_task_1_seed_3"))
+
+    groups = aggregate(rows)
+
+    assert [(g.folder, round(g.mean, 3), g.seeds) for g in groups] == [
+        ("lr3", 0.2, 2),
+        ("lr6", 0.5, 1),
+        ("", 0.7, 1),
+    ]
+    assert markdown_table(groups).splitlines()[2:] == [
+        "| a | full | 1 | lr3 | model_best | test | AP | 20.0 ± 14.1 | 2 |",
+        "| a | full | 1 | lr6 | model_best | test | AP | 50.0 | 1 |",
+        "| a | full | 5 | - | model_best | test | AP | 70.0 | 1 |",
+    ]
+    assert comparison_table(groups).splitlines() == [
+        "| tuning | shots | folder | checkpoint | a: test AP |",
+        "|---|---|---|---|---|",
+        "| full | 1 | lr3 | model_best | 20.0 ± 14.1 |",
+        "| full | 1 | lr6 | model_best | 50.0 |",
+        "| full | 5 | - | model_best | 70.0 |",
+    ]
+
+
+def test_seeds_and_tasks_of_several_folders_still_belong_together():
+    rows = [row("a", 3, 0.1, folder="x/ft_task_1"), row("a", 30, 0.3, folder="y/ft_task_1")]
+    rows += [row("b", 3, 0.3, folder="z/ft_task_1"), row("b", 30, 0.3, folder="z/ft_task_2")]
+
+    groups = aggregate(rows)
+
+    assert [(g.task, g.seeds, g.folder) for g in groups] == [
+        ("a", 2, ""),
+        ("b", 2, ""),
+        ("mean of 2 tasks", 2, ""),
+    ]
+
+
+def test_one_folder_inside_another_is_named_too():
+    rows = [row("a", 3, 0.1, folder="out/ft_task_1"), row("a", 3, 0.3, folder="out/b/ft_task_1")]
+
+    assert [g.folder for g in aggregate(rows)] == ["out", "out/b"]
+
+
+def test_tasks_from_files_of_equal_stem_are_told_apart_by_their_number():
+    rows = [
+        row("a", seed, value, folder=f"out/ft_task_{number}_seed_{seed}")
+        for number, seed, value in ((1, 3, 0.1), (1, 30, 0.3), (2, 3, 0.5), (2, 30, 0.7))
+    ]
+
+    groups = aggregate([*rows, row("a", 3, 0.9, folder="out/ft_task_1")])
+
+    assert [(g.task, round(g.mean, 3), g.seeds) for g in groups] == [
+        ("a (ft_task_1)", 0.9, 1),
+        ("a (ft_task_1_seed_*)", 0.2, 2),
+        ("a (ft_task_2_seed_*)", 0.6, 2),
+        ("mean of 3 tasks", 0.5, 1),
     ]
 
 
