@@ -322,6 +322,17 @@ def test_a_class_count_on_the_command_line_that_is_too_small_is_refused(tmp_path
     assert "NUM_CLASSES 3 disagrees with" in capsys.readouterr().err
 
 
+def test_training_sets_without_captions_are_refused_with_the_cure(tmp_path, capsys):
+    task = write_task(tmp_path)
+    opts = ["DATASETS.TRAIN_DATASETNAME_SUFFIX", ""]
+
+    assert run_finetune(tmp_path / "out", "--ft-tasks", str(task), opts=opts) == 2
+
+    message = "no captions in train (COCODataset), and training needs them"
+    assert message in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("*.pth"))
+
+
 def test_eval_all_without_checkpoints_fails(tmp_path, capsys):
     arguments = ["--config-file", CONFIG_FILE, *SMALL, "OUTPUT_DIR", str(tmp_path)]
 

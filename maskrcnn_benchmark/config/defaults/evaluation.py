@@ -8,7 +8,7 @@ def test() -> CfgNode:
     node = CfgNode()
     node.IMS_PER_BATCH = 16  # images per step over all processes
     node.DURING_TRAINING = False  # evaluate at every checkpoint period
-    node.EVAL_TASK = ""  # "detection" (class names), "grounding" (captions) or "" (neither)
+    node.EVAL_TASK = ""  # "detection" or "" (class names), "grounding" (captions)
     node.SUBSET = -1  # stop after so many batches; -1: all
     node.CHUNKED_EVALUATION = -1  # classes per caption; -1: as many as fit
     # Score columns; -1: as many as there are classes. LVIS 3000, Flickr30k 100.
