@@ -4,7 +4,9 @@
         --weights glip_tiny_a_mmdet-b3654169.pth --texts 'bench. car'
 
 Configuration names of mmdetection stand for ours (nothing of theirs is executed); their weights are
-converted on loading. tools/demo.py is the shorter command.
+converted on loading. A checkpoint in the place of the configuration is enough, if it has a name
+under which it was published or lies beside the config.yml of its training. tools/demo.py is the
+shorter command.
 """
 
 from __future__ import annotations
@@ -18,11 +20,13 @@ from typing import Any
 import torch
 from PIL import Image
 
-from maskrcnn_benchmark.config import cfg
+from maskrcnn_benchmark.config import CfgNode, cfg
+from maskrcnn_benchmark.engine.command_line import explain_errors
 from maskrcnn_benchmark.engine.picture_demo import annotate_pictures, list_pictures
 from maskrcnn_benchmark.engine.predictor_glip import Caption, GLIPDemo
-from maskrcnn_benchmark.grounding import split_names
-from maskrcnn_benchmark.utils.checkpoint_files import CheckpointError
+from maskrcnn_benchmark.errors import ConfigError
+from maskrcnn_benchmark.grounding import split_names, token_count
+from maskrcnn_benchmark.grounding.caption_forms import NAME_SEPARATOR
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 _PRETRAIN = REPOSITORY / "configs/pretrain"
@@ -35,11 +39,29 @@ _VARIANTS = {
 }
 
 
+# Beginnings of the names under which weights are published; the longer ones first.
+_PUBLISHED = {
+    "glip_tiny_a_mmdet": "glip_A_Swin_T_O365.yaml",
+    "glip_tiny_b_mmdet": "glip_Swin_T_O365.yaml",
+    "glip_tiny_model_o365_goldg": "glip_Swin_T_O365_GoldG.yaml",
+    "glip_tiny_model_o365": "glip_Swin_T_O365.yaml",
+    "glip_tiny_": "glip_Swin_T_O365_GoldG.yaml",
+    "glip_a_tiny_o365": "glip_A_Swin_T_O365.yaml",
+    "glip_large_model": "glip_Swin_L.yaml",
+    "glip_l_mmdet": "glip_Swin_L.yaml",
+    "glip_shapes_C": "../shapes/glip_C.yaml",
+}
+_WEIGHT_SUFFIXES = (".pth", ".safetensors")
+_PALETTES = ("coco", "voc", "citys", "random", "none")
+
+Entities = list[dict[str, Any]]
+
+
 def find_config(name: str) -> Path:
     """Our configuration for a YAML file of ours or the name of one of mmdetection's GLIP files.
 
     Raises:
-        ValueError: neither.
+        ConfigError: neither.
     """
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
@@ -47,33 +69,112 @@ def find_config(name: str) -> Path:
     head, separator, rest = path.stem.partition("glip_atss_swin-")
     variant, has_body, _ = rest.partition("_fpn_dyhead_")
     if head or not separator or not has_body or variant not in _VARIANTS:
-        raise ValueError(
+        raise ConfigError(
             f"model {name!r} is neither a YAML file nor glip_atss_swin-{{{','.join(_VARIANTS)}}}_fpn_dyhead_*"
         )
     return _PRETRAIN / _VARIANTS[variant]
 
 
-def read_texts(args: argparse.Namespace) -> tuple[Caption, list[dict[str, Any]] | None]:
-    """What to look for, and the parts of a sentence that are meant if that was said."""
+def config_of_weights(weights: str) -> Path:
+    """The configuration of a checkpoint that was given alone.
+
+    Raises:
+        ConfigError: nothing tells which model it belongs to.
+    """
+    path = Path(weights)
+    saved = path.with_name("config.yml")
+    if saved.is_file():
+        return saved
+    for beginning, file in _PUBLISHED.items():
+        if path.name.startswith(beginning):
+            return (_PRETRAIN / file).resolve()
+    try:
+        return find_config(path.stem)
+    except ConfigError:
+        raise ConfigError(
+            f"which model {weights} belongs to is not known: give its configuration as model and "
+            "the checkpoint with --weights"
+        ) from None
+
+
+def read_config(args: argparse.Namespace) -> CfgNode:
+    """Configuration with the weights, of which one may be said by the other.
+
+    Raises:
+        ConfigError: there are no weights, or what they belong to is not known.
+    """
+    config = cfg.clone()
+    if args.model.endswith(_WEIGHT_SUFFIXES):
+        config.merge_from_file(config_of_weights(args.model))
+        config.MODEL.WEIGHT = args.weights or args.model
+    else:
+        config.merge_from_file(find_config(args.model))
+        if not args.weights:
+            raise ConfigError("no weights: name a checkpoint with --weights")
+        config.MODEL.WEIGHT = args.weights
+    config.MODEL.DEVICE = args.device
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        print("no GPU is available: running on the CPU")
+        config.MODEL.DEVICE = "cpu"
+    return config
+
+
+def read_texts(args: argparse.Namespace) -> tuple[Caption, Entities | None]:
+    """What to look for, and the parts of a sentence that are meant if that was said.
+
+    Raises:
+        ConfigError: --tokens-positive is no list of spans for each entity.
+    """
     text = args.texts.strip()
     if text.startswith("$:"):
         return names_of_dataset(text[2:].strip()), None
     if args.tokens_positive is not None:
-        spans = ast.literal_eval(args.tokens_positive)
-        return text, [{"char_bounds": span[0]} for span in spans]
+        # The text as it was given: spans count its characters.
+        return args.texts, [{"char_bounds": spans} for spans in read_spans(args.tokens_positive)]
     if args.custom_entities:
         return split_names(text), None
     return text.removesuffix(".").rstrip(), None
+
+
+def read_spans(text: str) -> list[list[list[int]]]:
+    """Spans (begin, end) of each entity, as --tokens-positive has them.
+
+    Raises:
+        ConfigError: the text has another form.
+    """
+    try:
+        entities = ast.literal_eval(text)
+        pairs = [pair for spans in entities for pair in spans]
+        well_formed = all(spans for spans in entities) and all(
+            len(pair) == 2 and all(type(place) is int for place in pair) for pair in pairs
+        )
+    except (SyntaxError, TypeError, ValueError):
+        well_formed = False
+    if not well_formed:
+        raise ConfigError(
+            f"--tokens-positive {text!r}: give a list of spans for each entity, as in "
+            "'[[[0, 5]], [[8, 11], [14, 17]]]'"
+        )
+    return entities
+
+
+def write_names(names: list[str]) -> tuple[str, Entities]:
+    """The caption of a list of names, and where each of them stands in it."""
+    entities, begin = [], 0
+    for name in names:
+        entities.append({"char_bounds": [begin, begin + len(name)]})
+        begin += len(name) + len(NAME_SEPARATOR)
+    return NAME_SEPARATOR.join(names), entities
 
 
 def names_of_dataset(name: str) -> list[str]:
     """Class names of a well-known dataset.
 
     Raises:
-        ValueError: of one that is not known here.
+        ConfigError: of one that is not known here.
     """
     if name != "coco":
-        raise ValueError(f"--texts '$: {name}': only the class names of coco are known")
+        raise ConfigError(f"--texts '$: {name}': only the class names of coco are known")
     from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
     names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
@@ -85,8 +186,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("inputs", type=Path, help="a picture or a folder")
-    parser.add_argument("model", help="configuration")
-    parser.add_argument("--weights", required=True, help="checkpoint")
+    parser.add_argument("model", help="configuration, or a checkpoint")
+    parser.add_argument("--weights", help="checkpoint")
     parser.add_argument("--out-dir", type=Path, default=Path("outputs"))
     parser.add_argument("--texts", required=True, help="'bench. car', a sentence, or '$: coco'")
     parser.add_argument("--device", default="cuda:0")
@@ -106,30 +207,36 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="accepted: long lists are split as needed",
     )
     parser.add_argument(
-        "--palette", default="none", help="accepted: every label has its own colour"
+        "--palette",
+        choices=_PALETTES,
+        default="none",
+        help="accepted: every label has its own colour",
     )
     parser.add_argument(
         "-c", "--custom-entities", action="store_true", help="the text is a list of names"
     )
     parser.add_argument(
-        "-p", "--tokens-positive", help="spans of a sentence: '[[[0, 5]], [[8, 11]]]'"
+        "-p",
+        "--tokens-positive",
+        help="spans of a sentence by entity: '[[[0, 5]], [[8, 11], [14, 17]]]'",
     )
     return parser.parse_args(arguments)
 
 
-def run(args: argparse.Namespace) -> int:
+@explain_errors
+def main(arguments: list[str] | None = None) -> int:
+    args = parse_arguments(arguments)
     pictures = list_pictures(args.inputs)
     caption, entities = read_texts(args)
     if args.show and args.no_save_vis:
-        raise ValueError("--show needs the pictures that --no-save-vis leaves out")
-    config = cfg.clone()
-    config.merge_from_file(find_config(args.model))
-    config.MODEL.WEIGHT = args.weights
-    config.MODEL.DEVICE = args.device
-    if args.device.startswith("cuda") and not torch.cuda.is_available():
-        print("no GPU is available: running on the CPU")
-        config.MODEL.DEVICE = "cpu"
-    predictor = GLIPDemo(config)
+        raise ConfigError("--show needs the pictures that --no-save-vis leaves out")
+    predictor = GLIPDemo(read_config(args))
+    if not isinstance(caption, str):
+        joined, spans = write_names(caption)
+        limit = predictor.cfg.MODEL.LANGUAGE_BACKBONE.MAX_QUERY_LEN
+        # A longer list stays a list, which the predictor splits.
+        if token_count(joined, predictor.tokenizer) <= limit:
+            caption, entities = joined, spans
     found = annotate_pictures(
         predictor,
         pictures,
@@ -148,15 +255,6 @@ def run(args: argparse.Namespace) -> int:
     if not (args.no_save_vis and args.no_save_pred):
         print(f"results have been saved in {args.out_dir}")
     return 0
-
-
-def main(arguments: list[str] | None = None) -> int:
-    args = parse_arguments(arguments)
-    try:
-        return run(args)
-    except (OSError, ValueError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from maskrcnn_benchmark.errors import DataError
@@ -27,16 +27,27 @@ class CaptionRequest:
 
     Attributes:
         caption: the text.
-        entities: one span per entity, in order.
+        entities: one per entity, in order, from its first to its last character.
+        parts: position in `entities` -> (begin, end) characters, where an entity is several pieces
+            of the caption.
     """
 
     caption: str
     entities: list[Span]
+    parts: Mapping[int, list[tuple[int, int]]] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
         """Entity names, item for item those of `entities`."""
         return [entity.text for entity in self.entities]
+
+    @property
+    def label_to_spans(self) -> dict[int, list[tuple[int, int]]]:
+        """Label -> the (begin, end) characters of its entity."""
+        return {
+            place + 1: self.parts.get(place, [(entity.start, entity.end)])
+            for place, entity in enumerate(self.entities)
+        }
 
 
 def read_request(
@@ -50,8 +61,8 @@ def read_request(
     Args:
         caption: a sentence (its noun phrases are looked for), or a list of names.
         custom_entity: for a sentence, what to look for instead of its noun phrases: items are
-            {"char_bounds": [begin, end]} or {"span": "text that occurs in the caption"} (its first
-            occurrence).
+            {"char_bounds": [begin, end]}, {"char_bounds": [[begin, end], ...]} for an entity of
+            several pieces, or {"span": "text that occurs in the caption"} (its first occurrence).
     Raises:
         DataError: nothing is asked for, or an entity does not lie in the caption.
     """
@@ -60,12 +71,17 @@ def read_request(
     if not caption.strip():
         raise DataError("The caption is empty: name at least one thing to find.")
     if custom_entity is not None:
-        entities = [_custom_span(caption, item) for item in custom_entity]
+        pieces = [_custom_spans(caption, item) for item in custom_entity]
     else:
-        entities = phrase_finder(caption) or _comma_separated(caption)
-    if not entities:
+        pieces = [[span] for span in phrase_finder(caption) or _comma_separated(caption)]
+    if not pieces:
         raise DataError(f"There is nothing to look for in {caption!r}: name at least one thing.")
-    return CaptionRequest(caption, entities)
+    several = {
+        place: [(span.start, span.end) for span in spans]
+        for place, spans in enumerate(pieces)
+        if len(spans) > 1
+    }
+    return CaptionRequest(caption, [_joined(spans) for spans in pieces], several)
 
 
 def split_names(text: str, separator: str = NAME_SEPARATOR) -> list[str]:
@@ -91,9 +107,9 @@ def request_query(
             "it, or give a list of names, which is split as needed. It begins: "
             f"{request.caption[:80]!r}"
         )
-    spans = {i + 1: (entity.start, entity.end) for i, entity in enumerate(request.entities)}
     encoding = tokenizer(request.caption, truncation=False, padding=False)
-    tokens = label_to_tokens_from_spans(encoding, {label: [span] for label, span in spans.items()})
+    tokens = label_to_tokens_from_spans(encoding, request.label_to_spans)
+    spans = {i + 1: (entity.start, entity.end) for i, entity in enumerate(request.entities)}
     return Query(request.caption, tokens, spans)
 
 
@@ -120,18 +136,28 @@ def _comma_separated(caption: str) -> list[Span]:
     ]
 
 
-def _custom_span(caption: str, item: Mapping) -> Span:
+def _custom_spans(caption: str, item: Mapping) -> list[Span]:
+    """The pieces of the caption that a custom entity is made of."""
     if "char_bounds" in item:
-        begin, end = item["char_bounds"]
-        if not 0 <= begin < end <= len(caption):
-            raise DataError(f"char_bounds {[begin, end]} do not lie in {caption!r}")
-    elif "span" in item:
-        begin = caption.find(item["span"])
-        if begin < 0 or not item["span"]:
-            raise DataError(
-                f"{item['span']!r} does not occur in {caption!r} (upper and lower case matter)"
-            )
-        end = begin + len(item["span"])
-    else:
+        bounds = item["char_bounds"]
+        pairs = bounds if bounds and isinstance(bounds[0], Sequence) else [bounds]
+        if not all(_lies_in(caption, pair) for pair in pairs):
+            raise DataError(f"char_bounds {bounds} do not lie in {caption!r}")
+        return [Span(begin, end, caption[begin:end]) for begin, end in pairs]
+    if "span" not in item:
         raise DataError(f"A custom entity needs 'char_bounds' or 'span'; got {dict(item)!r}")
-    return Span(begin, end, caption[begin:end])
+    text = item["span"]
+    begin = caption.find(text)
+    if begin < 0 or not text:
+        raise DataError(f"{text!r} does not occur in {caption!r} (upper and lower case matter)")
+    return [Span(begin, begin + len(text), text)]
+
+
+def _lies_in(caption: str, pair: Sequence[int]) -> bool:
+    return len(pair) == 2 and 0 <= pair[0] < pair[1] <= len(caption)
+
+
+def _joined(spans: Sequence[Span]) -> Span:
+    """One span over all pieces, named by all of them."""
+    first, last = min(span.start for span in spans), max(span.end for span in spans)
+    return Span(first, last, " / ".join(span.text for span in spans))

@@ -3,13 +3,13 @@
 import argparse
 import importlib.util
 import json
+from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from maskrcnn_benchmark.config import cfg as defaults
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from tests.conftest import REPOSITORY
 
@@ -44,8 +44,8 @@ def test_an_unknown_model_is_refused():
         ({"texts": "bench. car. ", "custom_entities": True}, (["bench", "car"], None)),
         ({"texts": "bench. car."}, ("bench. car", None)),
         (
-            {"texts": "a red car", "tokens_positive": "[[[2, 9]]]"},
-            ("a red car", [{"char_bounds": [2, 9]}]),
+            {"texts": " a red car. ", "tokens_positive": "[[[2, 5], [7, 10]], [[3, 6]]]"},
+            (" a red car. ", [{"char_bounds": [[2, 5], [7, 10]]}, {"char_bounds": [[3, 6]]}]),
         ),
     ],
 )
@@ -60,20 +60,91 @@ def test_the_classes_of_coco_are_known():
     assert names[0] == "person"
 
 
-def test_pictures_and_predictions_are_written(tmp_path, capsys):
+@pytest.mark.parametrize("spans", ["-1", "[[0, 5]]", "[[]]", "[[[0, 5, 7]]]", "[[[0, 'a']]]", "["])
+def test_spans_of_another_form_are_refused(spans):
+    with pytest.raises(ConfigError, match="--tokens-positive"):
+        image_demo.read_spans(spans)
+
+
+@pytest.mark.parametrize(
+    ("weights", "ours"),
+    [
+        ("glip_tiny_a_mmdet-b3654169.pth", "pretrain/glip_A_Swin_T_O365.yaml"),
+        ("MODEL/glip_tiny_model_o365.pth", "pretrain/glip_Swin_T_O365.yaml"),
+        ("glip_tiny_model_o365_goldg_cc_sbu.pth", "pretrain/glip_Swin_T_O365_GoldG.yaml"),
+        ("https://host/glip_l_mmdet-abfe026b.pth", "pretrain/glip_Swin_L.yaml"),
+        (
+            "glip_atss_swin-t_b_fpn_dyhead_16xb2_ms-2x_funtune_coco_2023.pth",
+            "pretrain/glip_Swin_T_O365.yaml",
+        ),
+        ("MODEL/shapes/glip_shapes_C.safetensors", "shapes/glip_C.yaml"),
+    ],
+)
+def test_published_weights_tell_their_configuration(weights, ours):
+    path = image_demo.config_of_weights(weights)
+    assert path == REPOSITORY / "configs" / ours
+    assert path.is_file()
+
+
+def test_weights_of_ones_own_training_lie_beside_their_configuration(tmp_path):
+    (tmp_path / "config.yml").write_text("{}")
+    weights = str(tmp_path / "model_final.pth")
+    assert image_demo.config_of_weights(weights) == tmp_path / "config.yml"
+
+
+def test_weights_of_no_known_model_need_a_configuration(tmp_path, capsys):
+    picture = str(REPOSITORY / "demo/demo.jpg")
+    assert image_demo.main([picture, str(tmp_path / "mine.pth"), "--texts", "car"]) == 2
+    assert "give its configuration as model" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> list[str]:
+    """Configuration and weights of a small model, as they stand in the command."""
     config_file = str(REPOSITORY / "configs/shapes/glip_B.yaml")
     config = defaults.clone()
     config.merge_from_file(config_file)
-    torch.save({"model": build_detection_model(config).state_dict()}, tmp_path / "weights.pth")
-    pixels = np.random.default_rng(0).integers(0, 255, (64, 80, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "p.png")
-    output = tmp_path / "outputs"
-    weights = str(tmp_path / "weights.pth")
-    options = ["--texts", "star. ring", "-c", "--out-dir", str(output), "--device", "cpu"]
-    picture = str(tmp_path / "p.png")
-    status = image_demo.main([picture, config_file, "--weights", weights, *options])
-    assert status == 0
-    assert (output / "vis" / "p.png").is_file()
-    content = json.loads((output / "preds" / "p.json").read_text())
-    assert content["entities"] == ["star", "ring"]
-    assert capsys.readouterr().out.rstrip().endswith(f"saved in {output}")
+    weights = tmp_path_factory.mktemp("model") / "weights.pth"
+    torch.save({"model": build_detection_model(config).state_dict()}, weights)
+    return [config_file, "--weights", str(weights), "--device", "cpu"]
+
+
+def predictions(model: list[str], output: Path, *options: str) -> dict:
+    command = [str(REPOSITORY / "demo/demo.jpg"), *model, "--out-dir", str(output), *options]
+    assert image_demo.main(command) == 0
+    return json.loads((output / "preds/demo.json").read_text())
+
+
+def test_the_published_command_finds_in_the_bundled_picture(model, tmp_path, capsys):
+    content = predictions(model, tmp_path, "--texts", "bench. car")
+    assert content["entities"] == ["bench", "car"]
+    assert (content["width"], content["height"]) == (640, 427)
+    assert list((tmp_path / "vis").iterdir())
+    assert capsys.readouterr().out.rstrip().endswith(f"saved in {tmp_path}")
+
+
+def test_a_list_is_asked_for_with_the_separator_it_was_written_with(model, tmp_path):
+    as_list = predictions(model, tmp_path / "list", "--texts", "bench. car. ", "-c")
+    assert as_list["caption"] == "bench. car"
+    assert as_list["entities"] == ["bench", "car"]
+    spans = ["-p", "[[[0, 5]], [[7, 10]]]"]
+    by_spans = predictions(model, tmp_path / "spans", "--texts", "bench. car", *spans)
+    assert as_list == by_spans
+
+
+def test_a_list_longer_than_the_text_encoder_reads_is_split(model, tmp_path):
+    names = [f"{colour} thing {number}" for number in range(60) for colour in ("red", "blue")]
+    content = predictions(model, tmp_path, "--texts", ". ".join(names), "-c", "--no-save-vis")
+    assert content["entities"] == names
+
+
+def test_every_span_of_an_entity_counts(model, tmp_path):
+    text = ["--texts", "bench, red car", "--no-save-vis", "-p"]
+    content = predictions(model, tmp_path, *text, "[[[0, 5], [11, 14]], [[7, 10]]]")
+    assert content["entities"] == ["bench / car", "red"]
+
+
+def test_a_checkpoint_given_as_the_model_is_enough(tmp_path):
+    weights = str(REPOSITORY / "MODEL/shapes/glip_shapes_C.safetensors")
+    content = predictions([weights, "--device", "cpu"], tmp_path, "--texts", "red star", "-c")
+    assert content["entities"] == ["red star"]

@@ -36,9 +36,19 @@ def test_chosen_entities_are_given_by_bounds_or_by_text():
     assert [(e.start, e.end) for e in request.entities] == [(12, 15), (2, 5)]
 
 
+def test_an_entity_may_be_several_pieces_of_the_caption(bert_tokenizer):
+    caption = "bench and car"
+    request = read_request(caption, [{"char_bounds": [[0, 5], [10, 13]]}, {"span": "and"}])
+
+    assert request.names == ["bench / car", "and"]
+    assert request_query(request, bert_tokenizer).label_to_tokens == {1: [1, 3], 2: [2]}
+
+
 @pytest.mark.parametrize(
     ("item", "message"),
     [
+        ({"char_bounds": [[0, 1], [3, 99]]}, "do not lie"),
+        ({"char_bounds": []}, "do not lie"),
         ({"span": "cat"}, "does not occur"),
         ({"char_bounds": [3, 99]}, "do not lie"),
         ({"name": "dog"}, "char_bounds"),
