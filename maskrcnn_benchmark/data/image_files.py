@@ -32,20 +32,20 @@ def read_rgb(file: str | Path | BinaryIO, name: str) -> Image.Image:
         FileNotFoundError: there is no such file.
         UnreadableImageError: it cannot be decoded, or its values have no known range.
     """
-    return _decode(file, name, _to_rgb)
+    return _decode(file, name, lambda image: image)
 
 
 def read_upright_rgb(file: str | Path | BinaryIO, name: str) -> Image.Image:
     """`read_rgb`, turned upright as the EXIF of the file says."""
-    return _decode(file, name, lambda image: _to_rgb(ImageOps.exif_transpose(image)))
+    return _decode(file, name, ImageOps.exif_transpose)
 
 
 def _decode(
-    file: str | Path | BinaryIO, name: str, finish: Callable[[Image.Image], Image.Image]
+    file: str | Path | BinaryIO, name: str, turn: Callable[[Image.Image], Image.Image]
 ) -> Image.Image:
     try:
         with Image.open(file) as image:
-            return finish(image)
+            return _to_rgb(turn(image), image.format)
     except FileNotFoundError:
         raise missing_picture(name) from None
     # Pillow reports broken files by any of these, depending on the format.
@@ -55,16 +55,20 @@ def _decode(
         raise UnreadableImageError(f"Image {name} cannot be decoded: {reason}") from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, file_format: str | None) -> Image.Image:
     """Any picture as 8-bit RGB.
 
     Raises:
         ValueError: the values have no range that would say what is black and what is white.
     """
-    if image.mode in ("I", "F"):
+    # Pillow reads 16-bit PGM files, and older versions such PNG files, as 32-bit numbers.
+    has_16_bits = image.mode.startswith("I;16") or (
+        image.mode == "I" and file_format in ("PNG", "PPM")
+    )
+    if image.mode in ("I", "F") and not has_16_bits:
         kind = "whole numbers" if image.mode == "I" else "floating-point numbers"
         raise ValueError(f"its values are 32-bit {kind}; save it with 8 or 16 bits per channel")
-    if image.mode.startswith("I;16"):
+    if has_16_bits:
         # Pillow clips at 255 instead, which leaves nearly everything white.
         values = np.asarray(image).astype(np.uint32)
         image = Image.fromarray(((values + 128) // 257).astype(np.uint8))

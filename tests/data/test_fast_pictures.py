@@ -58,7 +58,9 @@ def test_every_format_decodes_to_the_pixels_of_pil(mode, kind):
 
 
 @pytest.mark.parametrize("read", [read_rgb, read_upright_rgb, read_pixels])
-@pytest.mark.parametrize(("kind", "order"), [("PNG", "<u2"), ("TIFF", "<u2"), ("TIFF", ">u2")])
+@pytest.mark.parametrize(
+    ("kind", "order"), [("PNG", "<u2"), ("TIFF", "<u2"), ("TIFF", ">u2"), ("PPM", "<u2")]
+)
 def test_sixteen_bits_of_grey_keep_their_brightness(read, kind, order):
     values = np.array([[0, 128, 129, 257 * 77], [30000, 257 * 254, 65406, 65535]])
     stream = io.BytesIO()
