@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from maskrcnn_benchmark.config import cfg
-from maskrcnn_benchmark.engine.command_line import explain_errors
+from maskrcnn_benchmark.engine.command_line import FAILED, explain_errors
 from maskrcnn_benchmark.engine.picture_demo import annotate_pictures, list_pictures
 from maskrcnn_benchmark.engine.predictor_glip import GLIPDemo
 from maskrcnn_benchmark.errors import ConfigError
@@ -66,6 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     caption = args.text if args.text is not None else split_names(args.texts)
     predictor = GLIPDemo(build_config(args), min_image_size=args.min_image_size)
     print(f"looking for {caption!r} in {len(pictures)} picture(s)")
+    unreadable: list[Path] = []
     found = annotate_pictures(
         predictor,
         pictures,
@@ -73,12 +74,17 @@ def main(arguments: list[str] | None = None) -> int:
         args.threshold,
         picture_folder=args.output,
         record_folder=args.output,
+        unreadable=unreadable if args.input.is_dir() else None,
     )
     for number, item in enumerate(found, start=1):
         print(
             f"[{number}/{len(pictures)}] {item.source}: {item.num_shown} boxes above "
             f"{args.threshold:g}, picture {item.picture}, boxes {item.record}"
         )
+    if unreadable:
+        names = ", ".join(path.name for path in unreadable)
+        print(f"error: {len(unreadable)} picture(s) could not be read: {names}", file=sys.stderr)
+        return FAILED
     return 0
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from maskrcnn_benchmark.data.image_files import read_upright_rgb
+from maskrcnn_benchmark.data.image_files import UnreadableImageError, read_upright_rgb
 from maskrcnn_benchmark.engine.predictor_glip import Caption, GLIPDemo
 from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.structures.bounding_box import BoxList
@@ -69,6 +69,7 @@ def annotate_pictures(
     picture_folder: Path | None,
     record_folder: Path | None,
     custom_entity: Sequence[dict[str, Any]] | None = None,
+    unreadable: list[Path] | None = None,
 ) -> Iterator[Written]:
     """Detect in one picture after another and write what was found.
 
@@ -76,9 +77,12 @@ def annotate_pictures(
     ``bboxes`` (x1, y1, x2, y2 in pixels), ``scores``, ``labels`` (0-based entity numbers) and
     ``label_names``; all kept boxes stand there, the threshold decides only what is drawn.
 
+    Args:
+        unreadable: filled with the pictures that cannot be read, which are logged and passed over;
+            None ends the work at the first one.
     Raises:
         ConfigError: what is written would replace one of the pictures; nothing is written then.
-        UnreadableImageError: a picture cannot be read.
+        FileNotFoundError, UnreadableImageError: a picture cannot be read.
         DataError: nothing to find, or the sentence is too long.
     """
     names = _output_names(pictures)
@@ -89,7 +93,14 @@ def annotate_pictures(
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
     for path, drawing, record in zip(pictures, drawings, records, strict=True):
-        image = read_upright_rgb(path, str(path))
+        try:
+            image = read_upright_rgb(path, str(path))
+        except (FileNotFoundError, UnreadableImageError) as error:
+            if unreadable is None:
+                raise
+            logger.error("passed over: %s", error)
+            unreadable.append(path)
+            continue
         bgr = np.asarray(image)[:, :, ::-1]
         found = predictor.compute_prediction(bgr, caption, custom_entity)
         shown = found[found.get_field("scores") > threshold]

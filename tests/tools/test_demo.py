@@ -1,6 +1,7 @@
 """tools/demo.py as a user calls it."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,7 +112,7 @@ def test_the_bundled_config_is_known_by_any_path(monkeypatch):
     monkeypatch.chdir(REPOSITORY / "configs")
     options = ["--text", "a star", "--config-file", "shapes/glip_C.yaml"]
     config = demo.build_config(demo.parse_arguments(["a.png", *options]))
-    assert config.MODEL.WEIGHT == str(demo.BUNDLED_WEIGHT)
+    assert Path(config.MODEL.WEIGHT) == demo.BUNDLED_WEIGHT
 
 
 def test_a_plain_sentence_is_understood(folder, tmp_path, weights):
@@ -135,6 +136,20 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path, weights, capsys):
     broken.write_bytes(b"\xff\xd8\xff not a picture")
     assert _run(broken, tmp_path / "out", weights, "--text", "a star") == 1
     assert "broken.jpg" in capsys.readouterr().err
+
+
+def test_a_broken_picture_of_a_folder_is_named_and_the_others_are_shown(
+    folder, tmp_path, weights, capsys, caplog
+):
+    (folder / "a.png").write_bytes(b"not a picture")
+    (folder / "a.tif").symlink_to(tmp_path / "gone.tif")
+    output = tmp_path / "out"
+
+    assert _run(folder, output, weights, "--text", "a star") == 1
+
+    assert {p.name for p in output.glob("*.json")} == {"a.jpg.json", "b.json"}
+    assert "2 picture(s) could not be read: a.png, a.tif" in capsys.readouterr().err
+    assert f"Image {folder / 'a.png'} cannot be decoded" in caplog.text
 
 
 def test_a_missing_picture_is_named(tmp_path, weights, capsys):
