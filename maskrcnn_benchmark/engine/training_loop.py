@@ -101,6 +101,8 @@ class Trainer:
         self.scalars: dict[str, float] = {}
         self.terminated: str | None = None
         self.hooks_pending = False
+        # True once the state is that of model_final.pth.
+        self.complete = False
         self.stop = StopRequest()
         self.data_seconds = self.iteration_seconds = 0.0
         self._random_state: dict[str, Any] | None = None
@@ -112,7 +114,11 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """True when there is nothing left to do."""
+        """True when there is nothing left to do: the last iteration is done and its state saved."""
+        return self.complete and self._at_end
+
+    @property
+    def _at_end(self) -> bool:
         return self.iteration >= self.max_iter or self.terminated is not None
 
     def train(self) -> bool:
@@ -123,6 +129,7 @@ class Trainer:
         Raises:
             NonFiniteLossError: after saving the state.
         """
+        self.complete = False  # a finished run may have been made longer
         with self.stop:
             for hook in self.hooks:
                 hook.before_train(self)
@@ -134,13 +141,15 @@ class Trainer:
             finally:
                 for hook in self.hooks:
                     hook.after_train(self)
-        if stopped:
-            self.save()
-            logger.warning(
-                "stopped at iteration %d by a signal; start again to go on", self.iteration
-            )
-            return False
-        self.save("model_final")
+            # Inside the block still: a second SIGTERM must not end the process while it saves.
+            if stopped:
+                self.save()
+                logger.warning(
+                    "stopped at iteration %d by a signal; start again to go on", self.iteration
+                )
+                return False
+            self.complete = True
+            self.save("model_final")
         return True
 
     def _run(self) -> bool:
@@ -179,7 +188,7 @@ class Trainer:
             restore_random_state(self._random_state)
             self._random_state = None
         previous_end = time.perf_counter()
-        while not self.finished:
+        while not self._at_end:
             try:
                 batches = list(islice(iterator, accumulation))
             except RuntimeError:
@@ -233,7 +242,7 @@ class Trainer:
     def _run_hooks(self) -> None:
         self.hooks_pending = True
         losses = []
-        if self.iteration % self.read_period == 0 or self.finished:
+        if self.iteration % self.read_period == 0 or self._at_end:
             losses = self.history.read()
         for hook in self.hooks:
             hook.after_iteration(self, losses)
@@ -265,6 +274,7 @@ class Trainer:
             "random_states": comm.all_gather(capture_random_state()),
             "trainer": {
                 "terminated": self.terminated,
+                "complete": self.complete,
                 "hooks_pending": self.hooks_pending,
                 "num_unusable": self.num_unusable,
                 "history": self.history.state_dict(),
@@ -306,6 +316,7 @@ class Trainer:
         if own is None:
             return
         self.terminated = own["terminated"]
+        self.complete = own.get("complete", False)  # older checkpoints do not tell
         self.hooks_pending = own["hooks_pending"]
         self.num_unusable = own["num_unusable"]
         self.history.load_state_dict(own["history"])

@@ -185,6 +185,67 @@ def test_a_finished_run_started_again_does_nothing(tmp_path):
     assert {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir()} == before
 
 
+def fail_at_final(trainer):
+    """Let the disk be full when model_final.pth is to be written."""
+    save = trainer.checkpoints.save
+
+    def save_others(name, contents, **kwargs):
+        if name == "model_final":
+            raise CheckpointError("could not write model_final.pth")
+        return save(name, contents, **kwargs)
+
+    trainer.checkpoints.save = save_others
+
+
+def test_a_run_without_its_final_file_is_not_finished(tmp_path, undisturbed):
+    with pytest.raises(CheckpointError, match="model_final"):
+        run(tmp_path, TinyOptions(), prepare=fail_at_final)
+    saved = (tmp_path / "last_checkpoint").read_text()
+    assert saved == "model_0000020.pth"
+    assert in_process(run, tmp_path, TinyOptions()) == 0
+    assert_same_bits(final_state(tmp_path), undisturbed)
+
+
+def test_a_signal_in_the_last_validation_leaves_it_to_the_next_start(tmp_path, undisturbed):
+    assert in_process(run, tmp_path, TinyOptions(), (SignalDuringValidation(20),)) == 0
+    assert not (tmp_path / "model_final.pth").exists()
+    assert in_process(run, tmp_path, TinyOptions()) == 0
+    assert_same_bits(final_state(tmp_path), undisturbed)
+
+
+def test_a_finished_run_of_older_files_ends_with_the_same_weights(tmp_path, undisturbed):
+    """Their checkpoints do not tell whether all was written."""
+    assert in_process(run, tmp_path, TinyOptions()) == 0
+    contents = final_state(tmp_path)
+    del contents["trainer"]["complete"]
+    torch.save(contents, tmp_path / "model_final.pth")
+    assert in_process(run, tmp_path, TinyOptions()) == 0
+    assert_same_bits(final_state(tmp_path), undisturbed)
+
+
+def signal_while_saving(folder, options, iteration):
+    """SIGTERM comes at an iteration, and again while the state is written on the way out."""
+
+    def prepare(trainer):
+        save = trainer.checkpoints.save
+
+        def signalled(*args, **kwargs):
+            if trainer.iteration == iteration:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return save(*args, **kwargs)
+
+        trainer.checkpoints.save = signalled
+
+    run(folder, options, (KillAt(iteration, signal.SIGTERM),), prepare)
+
+
+def test_a_second_signal_while_the_state_is_saved_changes_nothing(tmp_path, undisturbed):
+    assert in_process(signal_while_saving, tmp_path, TinyOptions(), 6) == 0
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000006.pth"
+    assert in_process(run, tmp_path, TinyOptions()) == 0
+    assert_same_bits(final_state(tmp_path), undisturbed)
+
+
 def test_an_automatically_terminated_run_stays_finished(tmp_path):
     options = TinyOptions(patience=1, validation_period=1, base_lr=0.5, max_iter=200)
     first = run(tmp_path, options)
