@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 
 from maskrcnn_benchmark.evaluation.ground_truth import AnnotationError
-from maskrcnn_benchmark.utils.json_files import read_json
+from maskrcnn_benchmark.utils.box_values import is_box
+from maskrcnn_benchmark.utils.json_files import list_of_entries, read_json
 
 SPLITS = ("train", "val", "test")
 # "[/EN#2/animals two dogs]": id 2, types animals, text "two dogs".
@@ -98,33 +100,62 @@ def sentences_of_annotations(path: str | Path, *, merge_boxes: bool = False) -> 
 
     Raises:
         FileNotFoundError: the file is not there.
-        AnnotationError: it is no JSON, or a phrase has no box.
+        AnnotationError: it is no JSON, an entry is malformed, or a phrase has no box.
     """
     data = read_json(path, error=AnnotationError)
-    boxes_of_entry: dict[int, list[tuple[set[tuple[int, int]], list[float]]]] = defaultdict(list)
-    for row in data["annotations"]:
-        x, y, width, height = row["bbox"]
-        spans = {(begin, end) for begin, end in row.get("tokens_positive") or ()}
-        boxes_of_entry[row["image_id"]].append((spans, [x, y, x + width, y + height]))
+    boxes_of_entry: dict[int, list[_BoxOfSpans]] = defaultdict(list)
+    for number, row in enumerate(list_of_entries(data, "annotations", str(path), AnnotationError)):
+        try:
+            boxes_of_entry[row["image_id"]].append(_box_of_spans(row))
+        except (KeyError, TypeError, ValueError) as problem:
+            raise AnnotationError(
+                f"{path}: annotation {row.get('id', number)!r} needs an image_id, a bbox "
+                f"[x, y, width, height] and spans in tokens_positive: {problem!r}"
+            ) from problem
     sentences: dict[tuple[int, int], list[GroundedPhrase]] = {}
-    for entry in data["images"]:
-        phrases = []
-        for number, spans in enumerate(entry.get("tokens_positive_eval", ())):
-            wanted = {(begin, end) for begin, end in spans}
-            found = [box for known, box in boxes_of_entry[entry["id"]] if wanted <= known]
-            boxes = np.array(found, np.float64)
-            if not len(boxes):
-                raise AnnotationError(
-                    f"{path}: no box of entry {entry['id']} has the tokens_positive {spans}, which "
-                    "its tokens_positive_eval asks for"
-                )
-            text = " ".join(entry["caption"][begin:end] for begin, end in spans)
-            words_before = len(entry["caption"][: spans[0][0]].split())
-            phrase = Phrase(text, words_before, number, ())
-            phrases.append(GroundedPhrase(phrase, _around(boxes) if merge_boxes else boxes))
-        if phrases:
-            sentences[int(entry["original_img_id"]), int(entry["sentence_id"])] = phrases
+    for number, entry in enumerate(list_of_entries(data, "images", str(path), AnnotationError)):
+        try:
+            phrases = list(_phrases(entry, boxes_of_entry[entry["id"]]))
+            key = (int(entry["original_img_id"]), int(entry["sentence_id"])) if phrases else None
+        except (KeyError, TypeError, ValueError, IndexError) as problem:
+            raise AnnotationError(
+                f"{path}: image {entry.get('id', number)!r} needs an id, a caption, "
+                "original_img_id, sentence_id and lists of spans in tokens_positive_eval: "
+                f"{problem!r}"
+            ) from problem
+        unboxed = [grounded.phrase.text for grounded in phrases if not len(grounded.boxes)]
+        if unboxed:
+            raise AnnotationError(
+                f"{path}: no box of entry {entry['id']} has the tokens_positive of {unboxed[0]!r}, "
+                "which its tokens_positive_eval asks for"
+            )
+        if merge_boxes:
+            phrases = [replace(grounded, boxes=_around(grounded.boxes)) for grounded in phrases]
+        if key is not None:
+            sentences[key] = phrases
     return sentences
+
+
+# Spans of a caption, and the corners of a box that they mean.
+_BoxOfSpans = tuple[set[tuple[int, int]], list[float]]
+
+
+def _box_of_spans(row: Mapping[str, Any]) -> _BoxOfSpans:
+    if not is_box(row["bbox"]):
+        raise ValueError(f"bbox is {row['bbox']!r}")
+    x, y, width, height = row["bbox"]
+    spans = {(begin, end) for begin, end in row.get("tokens_positive") or ()}
+    return spans, [x, y, x + width, y + height]
+
+
+def _phrases(entry: Mapping[str, Any], known: Sequence[_BoxOfSpans]) -> Iterator[GroundedPhrase]:
+    """The phrases that an image entry asks for, some perhaps without box."""
+    for number, spans in enumerate(entry.get("tokens_positive_eval") or ()):
+        wanted = {(begin, end) for begin, end in spans}
+        boxes = np.array([box for of_box, box in known if wanted <= of_box], np.float64)
+        text = " ".join(entry["caption"][begin:end] for begin, end in spans)
+        words_before = len(entry["caption"][: spans[0][0]].split())
+        yield GroundedPhrase(Phrase(text, words_before, number, ()), boxes)
 
 
 def split_of(folder: str | Path, image_ids: Set[int]) -> str:

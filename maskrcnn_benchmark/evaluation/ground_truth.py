@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from maskrcnn_benchmark.errors import DataError
-from maskrcnn_benchmark.utils.json_files import read_json
+from maskrcnn_benchmark.utils.box_values import is_box
+from maskrcnn_benchmark.utils.json_files import list_of_entries, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +65,12 @@ class GroundTruth:
             raise AnnotationError(
                 f"{self.source} has no image {image_id}; were the detections made on another set?"
             )
-        if "width" not in entry or "height" not in entry:
-            raise AnnotationError(f"{self.source}: image {image_id} has no width and height")
-        return int(entry["width"]), int(entry["height"])
+        try:
+            return int(entry["width"]), int(entry["height"])
+        except (KeyError, TypeError, ValueError, OverflowError) as problem:
+            raise AnnotationError(
+                f"{self.source}: image {image_id} has no width and height: {problem!r}"
+            ) from problem
 
     def restricted_to(self, image_ids: np.ndarray) -> GroundTruth:
         """The same annotations of some of the images only."""
@@ -101,22 +105,27 @@ def read_ground_truth(data: Any, source: str = "annotations") -> GroundTruth:
         data: ``{"images": [...], "annotations": [...], "categories": [...]}``.
         source: what to call it in messages.
     Raises:
-        AnnotationError: an id occurs twice, an annotation names a category that the file lacks, or
-            a box is not four finite numbers.
+        AnnotationError: a list or what stands in it is malformed, an id occurs twice, an annotation
+            names a category that the file lacks, or a box is not four finite numbers.
     """
-    if not isinstance(data, Mapping) or "images" not in data:
-        raise AnnotationError(f"{source} has no list 'images'; is it an annotation file?")
-    images = _by_id(data["images"], "image", source, describe="file_name")
-    categories = _by_id(data.get("categories", []), "category", source, describe="name")
-    rows = data.get("annotations")
-    has_annotations = rows is not None
-    rows = rows or []
+
+    def entries(key: str) -> list[Mapping[str, Any]]:
+        return list_of_entries(data, key, source, AnnotationError)
+
+    images = _by_id(entries("images"), "image", source, describe="file_name")
+    categories = _by_id(
+        entries("categories") if "categories" in data else [], "category", source, describe="name"
+    )
+    has_annotations = data.get("annotations") is not None
+    rows: Sequence[Mapping[str, Any]] = entries("annotations") if has_annotations else []
     _by_id(rows, "annotation", source, describe="image_id")
     rows = _of_listed_images(rows, images, source)
     image_ids = _integers(rows, "image_id", source)
     category_ids = _integers(rows, "category_id", source)
     _refuse_unknown_categories(category_ids, categories, source)
     boxes = _boxes(rows, source)
+    areas = [row.get("area", box[2] * box[3]) for row, box in zip(rows, boxes.tolist())]
+    _refuse_other_than_numbers(areas, rows, source)
     return GroundTruth(
         images=images,
         categories=categories,
@@ -124,10 +133,7 @@ def read_ground_truth(data: Any, source: str = "annotations") -> GroundTruth:
         image_ids=image_ids,
         category_ids=category_ids,
         boxes=boxes,
-        areas=np.array(
-            [row.get("area", box[2] * box[3]) for row, box in zip(rows, boxes.tolist())],
-            np.float64,
-        ),
+        areas=np.array(areas, np.float64),
         crowd=np.array([bool(row.get("iscrowd", 0)) for row in rows], bool),
         difficult=np.array([bool(row.get("difficult", 0)) for row in rows], bool),
         has_annotations=has_annotations,
@@ -190,16 +196,19 @@ def _refuse_unknown_categories(
 
 def _boxes(rows: Sequence[Mapping[str, Any]], source: str) -> np.ndarray:
     for row in rows:
-        if len(row.get("bbox", ())) != 4:
+        if not is_box(row.get("bbox")):
             raise AnnotationError(
-                f"{source}: annotation {row['id']} has bbox {row.get('bbox')!r}; "
+                f"{source}: annotation {row['id']} has bbox {row.get('bbox')!r}; four finite numbers "
                 "x, y, width, height are needed"
             )
-    boxes = np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)
-    broken = np.flatnonzero(~np.isfinite(boxes).all(axis=1))
-    if len(broken):
-        row = rows[broken[0]]
-        raise AnnotationError(
-            f"{source}: annotation {row['id']} has bbox {row['bbox']!r}, which is not finite"
-        )
-    return boxes
+    return np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)
+
+
+def _refuse_other_than_numbers(
+    areas: Sequence[Any], rows: Sequence[Mapping[str, Any]], source: str
+) -> None:
+    for area, row in zip(areas, rows):
+        if not isinstance(area, (int, float)):
+            raise AnnotationError(
+                f"{source}: annotation {row['id']} has area {area!r}; a number is needed"
+            )

@@ -21,7 +21,8 @@ from maskrcnn_benchmark.evaluation.detections import Detections, ImageDetections
 from maskrcnn_benchmark.evaluation.files import write_metric_lines, write_predictions
 from maskrcnn_benchmark.evaluation.overlap import generalised_iou, iou
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.utils.json_files import read_json
+from maskrcnn_benchmark.utils.box_values import is_box
+from maskrcnn_benchmark.utils.json_files import list_of_entries, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -142,16 +143,29 @@ def read_expressions(data: Any, source: str) -> dict[int, Expression]:
         data: content of the file.
         source: what to call it in messages.
     Raises:
-        EvaluationError: an entry has no box or several.
+        EvaluationError: an entry has no box or several, or is malformed.
     """
-    if not isinstance(data, Mapping) or "images" not in data:
-        raise EvaluationError(f"{source} has no list 'images'; is it an annotation file?")
     boxes: dict[int, list[list[float]]] = {}
-    for annotation in data.get("annotations", ()):
-        boxes.setdefault(annotation["image_id"], []).append(annotation["bbox"])
+    for number, annotation in enumerate(
+        list_of_entries(data, "annotations", source, EvaluationError)
+    ):
+        image_id, box = annotation.get("image_id"), annotation.get("bbox")
+        if not isinstance(image_id, int) or not is_box(box):
+            raise EvaluationError(
+                f"{source}: annotation {annotation.get('id', number)!r} has image_id {image_id!r} "
+                f"and bbox {box!r}; a whole number and [x, y, width, height] are needed"
+            )
+        boxes.setdefault(image_id, []).append(box)
     expressions = {}
-    for image in data["images"]:
-        entry_boxes = boxes.get(image["id"], [])
+    for number, image in enumerate(list_of_entries(data, "images", source, EvaluationError)):
+        try:
+            size = int(image["width"]), int(image["height"])
+            entry_boxes = boxes.get(image["id"], [])
+        except (KeyError, TypeError, ValueError, OverflowError) as problem:
+            raise EvaluationError(
+                f"{source}: image {image.get('id', number)!r} needs id, width and height: "
+                f"{problem!r}"
+            ) from problem
         if len(entry_boxes) != 1:
             raise EvaluationError(
                 f"{source}: expression {image['id']} has {len(entry_boxes)} boxes; exactly one is "
@@ -161,7 +175,7 @@ def read_expressions(data: Any, source: str) -> dict[int, Expression]:
         expressions[image["id"]] = Expression(
             dataset_name=image.get("dataset_name") or KNOWN_SETS[0],
             box=np.array([x, y, x + width, y + height], np.float64),
-            size=(int(image["width"]), int(image["height"])),
+            size=size,
         )
     return expressions
 

@@ -1,6 +1,7 @@
 """JSON files that users name, read with errors that say which file and what is wrong."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,3 +27,22 @@ def read_json(
         return json.loads(path.read_bytes())
     except ValueError as problem:
         raise error(f"{what} {path} is not valid JSON: {problem}") from problem
+
+
+def list_of_entries(
+    content: Any, key: str, source: str, error: type[Exception] = DataError
+) -> list[Mapping[str, Any]]:
+    """The list of objects that stands under a key of an annotation file.
+
+    Args:
+        content: of the whole file.
+        source: what messages call it.
+        error: raised if there is none.
+    """
+    rows = content.get(key) if isinstance(content, Mapping) else None
+    if not isinstance(rows, list):
+        raise error(f"{source} has no list {key!r}; is it an annotation file?")
+    for number, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise error(f"{source}: entry {number} of {key!r} is {row!r:.80}; an object is needed")
+    return rows

@@ -247,6 +247,42 @@ def test_a_box_that_two_phrases_share_is_a_box_of_both(tmp_path):
     assert [phrase.boxes.tolist() for phrase in phrases] == [[[10, 20, 50, 70]]] * 2
 
 
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("annotations", {"bbox": None}, "annotation 1 needs an image_id, a bbox .*bbox is None"),
+        ("annotations", {"bbox": ["a", 1, 2, 3]}, "annotation 1 needs an image_id, a bbox"),
+        ("annotations", {"image_id": []}, "annotation 1 needs an image_id"),
+        ("annotations", {"tokens_positive": [3]}, "annotation 1 needs .* spans in tokens_positive"),
+        ("images", {"caption": None}, "image 30 needs an id, a caption"),
+        ("images", {"original_img_id": None}, "image 30 needs .*original_img_id"),
+        ("images", {"tokens_positive_eval": [[]]}, "image 30 needs .*tokens_positive_eval"),
+        ("images", {"tokens_positive_eval": 5}, "image 30 needs .*tokens_positive_eval"),
+    ],
+)
+def test_a_malformed_entry_of_a_file_that_is_its_own_ground_truth_is_named(
+    tmp_path, key, change, message
+):
+    path = write_grounding_file(
+        tmp_path / "own.json", original_img_id=30, sentence_id=0, tokens_positive_eval=[[[2, 5]]]
+    )
+    content = json.loads(path.read_text())
+    content[key][0] |= change
+    path.write_text(json.dumps(content))
+
+    with pytest.raises(AnnotationError, match=rf"own\.json: {message}"):
+        sentences_of_annotations(path)
+
+
+@pytest.mark.parametrize("content", [[], {"images": []}, {"images": {}, "annotations": []}])
+def test_a_file_of_another_kind_is_no_ground_truth_of_phrases(tmp_path, content):
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps(content))
+
+    with pytest.raises(AnnotationError, match=r"own\.json has no list"):
+        sentences_of_annotations(path)
+
+
 def test_a_phrase_without_box_is_refused_where_the_file_is_its_own_ground_truth(tmp_path):
     path = write_grounding_file(
         tmp_path / "own.json",

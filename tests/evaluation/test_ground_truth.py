@@ -63,7 +63,7 @@ def test_a_test_set_without_annotations_is_told_from_one_without_boxes():
         (
             "annotations",
             {"id": 5, "image_id": 1, "category_id": 3, "bbox": [0, 0, 1, float("nan")]},
-            "annotation 5 .* not finite",
+            "annotation 5 has bbox .* four finite numbers",
         ),
         ("images", {"id": "a"}, "image 'a' has id 'a'; a whole number is needed"),
     ],
@@ -74,6 +74,48 @@ def test_what_clashes_or_is_malformed_is_refused_by_name(key, extra, message):
 
     with pytest.raises(AnnotationError, match=f"val.json.*{message}"):
         read_ground_truth(data, "val.json")
+
+
+@pytest.mark.parametrize("bbox", [None, 5, "1234", ["a", 1, 2, 3], [0, 0, 1, None], {"x": 1}])
+def test_what_is_no_box_is_refused_with_its_annotation(bbox):
+    data = annotations(ONE_BOX)
+    data["annotations"].append({"id": 5, "image_id": 1, "category_id": 3, "bbox": bbox})
+
+    with pytest.raises(AnnotationError, match=r"val\.json: annotation 5 has bbox .* four finite"):
+        read_ground_truth(data, "val.json")
+
+
+@pytest.mark.parametrize("area", [None, "12", [1.0]])
+def test_an_area_that_is_no_number_is_refused_with_its_annotation(area):
+    data = annotations(ONE_BOX)
+    data["annotations"][0]["area"] = area
+
+    with pytest.raises(AnnotationError, match=r"val\.json: annotation 1 has area"):
+        read_ground_truth(data, "val.json")
+
+
+@pytest.mark.parametrize("key", ["images", "annotations", "categories"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"1": {"id": 1}}, "has no list {key!r}"),
+        (7, "has no list {key!r}"),
+        ([5], "entry 0 of {key!r} is 5"),
+    ],
+)
+def test_what_is_no_list_of_entries_is_refused_by_its_name(key, content, message):
+    data = annotations(ONE_BOX) | {key: content}
+
+    with pytest.raises(AnnotationError, match=rf"val\.json:? {message.format(key=key)}"):
+        read_ground_truth(data, "val.json")
+
+
+@pytest.mark.parametrize("size", [{}, {"width": None, "height": 3}, {"width": "a", "height": 3}])
+def test_an_image_without_size_is_named(size):
+    data = annotations(ONE_BOX) | {"images": [{"id": 1, **size}]}
+
+    with pytest.raises(AnnotationError, match="image 1 has no width and height"):
+        read_ground_truth(data).image_size(1)
 
 
 def test_annotations_of_images_that_are_not_listed_are_left_out_with_a_warning(caplog):

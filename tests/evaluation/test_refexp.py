@@ -137,6 +137,42 @@ def test_an_expression_needs_exactly_one_box():
         read_expressions({"images": [image], "annotations": [box, box]}, "val.json")
 
 
+@pytest.mark.parametrize(
+    ("image", "box", "message"),
+    [
+        ({}, {"bbox": None}, "annotation 9 has .* bbox None"),
+        ({}, {"bbox": ["a", 1, 2, 3]}, "annotation 9 has .* bbox"),
+        ({}, {"image_id": None}, "annotation 9 has image_id None"),
+        ({"width": None}, {}, "image 4 needs id, width and height"),
+        ({"height": "tall"}, {}, "image 4 needs id, width and height"),
+        ({"id": [4]}, {}, r"image \[4\] needs id"),
+    ],
+)
+def test_a_malformed_entry_is_named(image, box, message):
+    image = {"id": 4, "width": 10, "height": 10} | image
+    box = {"id": 9, "image_id": 4, "bbox": [0, 0, 1, 1]} | box
+
+    with pytest.raises(EvaluationError, match=rf"val\.json: {message}"):
+        read_expressions({"images": [image], "annotations": [box]}, "val.json")
+
+
+@pytest.mark.parametrize("key", ["image_id", "bbox"])
+def test_an_annotation_without_a_field_is_named(key):
+    box = {"id": 9, "image_id": 4, "bbox": [0, 0, 1, 1]}
+    del box[key]
+
+    with pytest.raises(EvaluationError, match=rf"annotation 9 has .*{key} None"):
+        read_expressions({"images": [], "annotations": [box]}, "val.json")
+
+
+@pytest.mark.parametrize(
+    "content", [[], {}, {"images": {}, "annotations": []}, {"images": [], "annotations": [3]}]
+)
+def test_a_file_of_another_kind_is_refused(content):
+    with pytest.raises(EvaluationError, match=r"val\.json"):
+        read_expressions(content, "val.json")
+
+
 def test_a_prediction_of_another_set_is_refused():
     with pytest.raises(EvaluationError, match="entry 3, which the dataset lacks"):
         make_evaluator("refcoco").update({3: prediction()})

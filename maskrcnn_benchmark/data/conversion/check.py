@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from maskrcnn_benchmark.data.box_values import is_box
 from maskrcnn_benchmark.data.conversion.check_index import index_problems
 from maskrcnn_benchmark.data.conversion.open_set import OpenedSet
 from maskrcnn_benchmark.data.datasets.caption_record import SpanError, read_record
 from maskrcnn_benchmark.data.datasets.tar_index import picture_size
 from maskrcnn_benchmark.data.image_files import BrokenSampleError, read_rgb
+from maskrcnn_benchmark.utils.box_values import is_box
 
 _EXAMPLES = 5
 

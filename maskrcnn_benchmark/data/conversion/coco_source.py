@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from maskrcnn_benchmark.data.box_values import is_box
 from maskrcnn_benchmark.data.datasets.annotation_file import load_coco_json
 from maskrcnn_benchmark.data.datasets.record_source import RecordSource
 from maskrcnn_benchmark.data.datasets.tar_index import PICTURE_ENDINGS, picture_size
 from maskrcnn_benchmark.data.image_files import BrokenRecordError
+from maskrcnn_benchmark.utils.box_values import is_box
 
 _OWN_KEYS = frozenset({"id", "file_name", "height", "width", "caption"})
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from maskrcnn_benchmark.data.box_values import is_box
 from maskrcnn_benchmark.data.datasets.serialized_list import SerializedList
 from maskrcnn_benchmark.errors import DataError
+from maskrcnn_benchmark.utils.box_values import is_box
 from maskrcnn_benchmark.utils.json_files import read_json
 
 logger = logging.getLogger(__name__)

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from maskrcnn_benchmark.data.box_values import is_box
 from maskrcnn_benchmark.data.datasets.detection_captions import (
     DetectionCaptioner,
     DetectionGrounding,
@@ -16,6 +15,7 @@ from maskrcnn_benchmark.data.image_files import BrokenRecordError
 from maskrcnn_benchmark.grounding import RandomSource
 from maskrcnn_benchmark.grounding.od_to_grounding import BACKGROUND_NAME
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.utils.box_values import is_box
 
 
 class DetectionRecords(RecordDataset):

@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from maskrcnn_benchmark.data.box_values import is_box
 from maskrcnn_benchmark.data.datasets.line_index import load_line_index
 from maskrcnn_benchmark.data.datasets.record_source import RecordSource, cached_sizes
 from maskrcnn_benchmark.data.datasets.row_reader import RowReader
 from maskrcnn_benchmark.data.image_files import BrokenRecordError
 from maskrcnn_benchmark.grounding.od_to_grounding import BACKGROUND_NAME
+from maskrcnn_benchmark.utils.box_values import is_box
 
 FILE_KEYS = ("filename", "file_name", "image")
 _CAPTION_KEYS = ("caption", "text")
