@@ -4,6 +4,7 @@ import json
 import logging
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 
 from maskrcnn_benchmark.config import CfgNode
 from maskrcnn_benchmark.evaluation import AnnotationError
+from maskrcnn_benchmark.utils.box_values import is_box
 
 from .finetuning_folder import on_main_process
 from .finetuning_start import write_json
@@ -64,7 +66,8 @@ def make_own_task(folder: str | Path, config: CfgNode) -> Path:
     Known layouts: ``<split>/_annotations.coco.json`` beside the pictures (Roboflow),
     ``annotations/instances_<split>.json`` with pictures in ``images/`` or ``<split>/`` (COCO, CVAT),
     ``result.json`` with ``images/`` (Label Studio), or any single COCO-format file. A folder without
-    validation data gets every fifth training image for it. The folder itself is left alone.
+    validation data gets every fifth training picture with a box for it. The folder itself is left
+    alone.
 
     Args:
         config: merged main configuration; files go to ``<OUTPUT_DIR>/data``.
@@ -284,20 +287,54 @@ def _with_validation(splits: list[Split], seed: int) -> list[Split]:
         _warn_about_shared_pictures(splits)
         return splits
     train = by_name.pop("train")
-    images = sorted(train.content["images"], key=lambda image: str(image["file_name"]))
-    if len(images) < 2:
-        raise AnnotationError(f"{train.path} has one image: no validation data can be taken out")
-    random.Random(seed).shuffle(images)
-    count = max(1, round(VALIDATION_SHARE * len(images)))
+    _refuse_repeated_images(train)
+    # Whole pictures are drawn: one that is listed twice must not be learnt from and tested on.
+    names = _pictures_with_a_box(train)
+    if len(names) < 2:
+        raise AnnotationError(
+            f"{train.path} has {len(names)} picture(s) with a box: no validation data can be taken out"
+        )
+    random.Random(seed).shuffle(names)
+    drawn = set(names[: max(1, round(VALIDATION_SHARE * len(names)))])
     logger.warning(
-        "there is no validation split: %d of %d training images are set aside for it (drawn with "
-        "SOLVER.SEED %d)",
-        count,
-        len(images),
+        "there is no validation split: %d of %d training pictures with a box are set aside for it "
+        "(drawn with SOLVER.SEED %d)",
+        len(drawn),
+        len(names),
         seed,
     )
-    validation = _part(train, "val", images[:count])
-    return [_part(train, "train", images[count:]), validation, *by_name.values()]
+    images = train.content["images"]
+    result = [
+        _part(train, "train", [image for image in images if image["file_name"] not in drawn]),
+        _part(train, "val", [image for image in images if image["file_name"] in drawn]),
+        *by_name.values(),
+    ]
+    _warn_about_shared_pictures(result)
+    return result
+
+
+def _refuse_repeated_images(split: Split) -> None:
+    counts = Counter(image["id"] for image in split.content["images"])
+    repeated, times = counts.most_common(1)[0]
+    if times > 1:
+        raise AnnotationError(
+            f"{split.path}: image id {repeated} occurs {times} times; every image needs an id of "
+            "its own"
+        )
+
+
+def _pictures_with_a_box(split: Split) -> list[str]:
+    """Sorted file names of what can be validated on: with a box that is no crowd region and wider
+    and higher than a pixel.
+    """
+    with_box = {
+        box.get("image_id")
+        for box in split.content["annotations"]
+        if box.get("iscrowd", 0) != 1 and is_box(box.get("bbox")) and min(box["bbox"][2:]) > 1
+    }
+    return sorted(
+        {image["file_name"] for image in split.content["images"] if image["id"] in with_box}
+    )
 
 
 def _part(split: Split, name: str, images: Sequence[Mapping[str, Any]]) -> Split:

@@ -95,6 +95,62 @@ def test_cvat_without_splits_gives_a_part_away_for_validation(tmp_path):
         assert {box["image_id"] for box in content["annotations"]} <= ids
 
 
+@pytest.fixture
+def single(tmp_path):
+    """A folder with one file of ten images for all, its content changed by a function."""
+
+    def write(change):
+        content = write_set(tmp_path / "export", 10, file_name="all.json")
+        change(content)
+        rewrite(tmp_path / "export" / "all.json", **content)
+        return tmp_path / "export"
+
+    return write
+
+
+def test_both_entries_of_a_picture_go_to_the_same_part(single, tmp_path):
+    def pair(content):
+        for first, second in zip(content["images"][::2], content["images"][1::2]):
+            second["file_name"] = first["file_name"]
+
+    found = make(single(pair), tmp_path)
+
+    names = {split: [i["file_name"] for i in c["images"]] for split, (c, _) in found.items()}
+    assert (len(names["train"]), len(names["val"])) == (8, 2)
+    assert not set(names["train"]) & set(names["val"])
+
+
+def test_validation_pictures_are_drawn_among_those_with_a_box(single, tmp_path):
+    def strip(content):
+        del content["annotations"][2:]
+        content["annotations"].append({**content["annotations"][0], "image_id": 5, "iscrowd": 1})
+        content["annotations"].append(
+            {**content["annotations"][0], "image_id": 6, "bbox": [1, 1, 0, 9]}
+        )
+
+    found = make(single(strip), tmp_path)
+
+    assert (len(found["train"][0]["images"]), len(found["val"][0]["images"])) == (9, 1)
+    assert found["val"][0]["images"][0]["id"] in (1, 2)
+
+
+def test_what_cannot_be_split_is_refused(single, tmp_path):
+    with pytest.raises(AnnotationError, match=r"all\.json: image id 1 occurs 2 times"):
+        make(single(lambda c: c["images"][1].update(id=1)), tmp_path)
+    with pytest.raises(AnnotationError, match=r"has 1 picture\(s\) with a box: no validation"):
+        make(single(lambda c: c.update(annotations=c["annotations"][:1])), tmp_path)
+
+
+def test_a_drawn_validation_set_leaves_the_other_sets_to_be_compared(tmp_path, caplog):
+    folder = tmp_path / "export"
+    write_set(folder / "train", 4)
+    shutil.copytree(folder / "train", folder / "test")
+
+    make(folder, tmp_path)
+
+    assert "picture(s) of test are training pictures too" in caplog.text
+
+
 def test_label_studio(tmp_path):
     folder = tmp_path / "export"
     content = write_set(
