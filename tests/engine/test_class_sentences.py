@@ -14,8 +14,10 @@ from maskrcnn_benchmark.engine.detectors import ClassDetector
 from maskrcnn_benchmark.engine.evaluate_tasks import list_tasks
 from maskrcnn_benchmark.engine.inference import build_detector
 from maskrcnn_benchmark.engine.predictor_glip import GLIPDemo
+from maskrcnn_benchmark.engine.stop_request import EvaluationInterrupted
 from maskrcnn_benchmark.engine.trainer import build_trainer
 from maskrcnn_benchmark.errors import ConfigError, DataError
+from maskrcnn_benchmark.modeling.detector import GeneralizedVLRCNN
 from tests.engine.small_world import read_config, write_config, write_detection_set
 from tests.engine.test_inference import Calls, boxes_in, run_inference, sure_model
 
@@ -111,6 +113,31 @@ def test_knowledge_and_pooling_change_what_is_found(world, tmp_path):
         found[name] = json.dumps(sorted(boxes_in(tmp_path / name).items()))
 
     assert len(set(found.values())) == len(runs)
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_an_interrupted_run_goes_on_only_with_the_same_knowledge(tmp_path, monkeypatch, changed):
+    write_detection_set(tmp_path, 4)
+    write_config(tmp_path)
+    path = tmp_path / "knowledge.yaml"
+    path.write_text(yaml.safe_dump(KNOWLEDGE))
+    with pytest.raises(EvaluationInterrupted):
+        run_inference(
+            tmp_path, *settings(tmp_path), output=tmp_path / "out", should_stop=lambda: True
+        )
+    if changed:
+        path.write_text(yaml.safe_dump({**KNOWLEDGE, "blue square": {"def_wiki": "It is blue."}}))
+    pictures = []
+
+    def count(model, images):
+        pictures.extend(images.image_sizes)
+        return encode_images(model, images)
+
+    encode_images = GeneralizedVLRCNN.encode_images
+    monkeypatch.setattr(GeneralizedVLRCNN, "encode_images", count)
+    run_inference(tmp_path, *settings(tmp_path), output=tmp_path / "out")
+
+    assert len(pictures) == (4 if changed else 3)
 
 
 def test_the_switch_is_a_synonym_of_the_kind(world, tmp_path):

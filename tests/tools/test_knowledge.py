@@ -6,6 +6,13 @@ import pytest
 import yaml
 
 from tests.engine.small_world import write_config, write_detection_set
+from tools import (
+    imitate_encoders,
+    make_pseudo_labels,
+    pretrain_shapes,
+    train_net,
+    visualize_grounding_net,
+)
 from tools.test_grounding_net import main as evaluate_net
 
 KNOWLEDGE = {
@@ -46,11 +53,40 @@ def test_the_evaluation_says_its_sentences_and_writes_boxes_of_every_class(
     assert "1 of 3 classes are not in" in printed
 
 
-def test_bad_knowledge_is_one_line_and_exit_status_1(command, tmp_path, capfd):
+def test_bad_knowledge_is_one_line_and_a_failure(command, tmp_path, capfd):
     (tmp_path / "knowledge.yaml").write_text("red square: [1]")
 
-    assert evaluate_net(command) == 1
+    assert evaluate_net(command) != 0
 
     printed = "".join(capfd.readouterr())
     assert "knowledge.yaml: 'red square' must be a mapping" in printed
     assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize(
+    ("tool", "flags"),
+    [
+        (train_net, []),
+        (pretrain_shapes, []),
+        (imitate_encoders, ["--teacher-config", "none.yaml", "--teacher", "none.pth"]),
+        (make_pseudo_labels, ["--pairs", "none.jsonl", "--output", "labels"]),
+    ],
+)
+def test_tools_that_would_not_read_it_refuse_it(command, tmp_path, monkeypatch, capfd, tool, flags):
+    monkeypatch.chdir(tmp_path)
+    config, opts = command[:2], command[2:]
+
+    assert tool.main([*config, *flags, *opts]) != 0
+
+    printed = "".join(capfd.readouterr())
+    assert "GLIPKNOW.PARALLEL_LANGUAGE_INPUT is not supported for" in printed
+    assert "Traceback" not in printed
+
+
+def test_pictures_are_drawn_with_a_sentence_for_each_class(command, tmp_path, capfd):
+    flags = ["--output", str(tmp_path / "drawn"), "--threshold", "0", "--image_index", "-1"]
+
+    assert visualize_grounding_net.main([*command[:2], *flags, *command[2:]]) == 0
+
+    assert len(list((tmp_path / "drawn").glob("img_*.jpg"))) == 4
+    assert "3 classes with a sentence each" in "".join(capfd.readouterr())
