@@ -89,19 +89,23 @@ class CheckpointFolder:
         logger.info("saved %s", path)
         if resumable:
             write_atomically(self.folder / POINTER, lambda file: file.write(path.name.encode()))
-            self._remove_old()
+            self._remove_old(path)
 
-    def _remove_old(self) -> None:
+    def _remove_old(self, newest: Path) -> None:
         if self.keep_last is None:
             return
-        for path in self._periodic()[self.keep_last :]:
+        for path in self._periodic(newest)[self.keep_last :]:
             logger.info("removing %s, the newest %d stay", path, self.keep_last)
             path.unlink()
 
-    def _periodic(self) -> list[Path]:
-        """Checkpoints with an iteration in the name, newest first."""
+    def _periodic(self, newest: Path) -> list[Path]:
+        """Checkpoints with an iteration in the name, newest first.
+
+        Iterations beyond that of ``newest`` are of an earlier run in this folder: they come last.
+        """
         return sorted(
             (p for p in self.folder.glob("model_*.pth") if _PERIODIC.fullmatch(p.name)),
+            key=lambda path: (path.name <= newest.name, path.name),
             reverse=True,
         )
 
@@ -121,7 +125,7 @@ class CheckpointFolder:
         if not self.has_checkpoint():
             return None
         named = self.folder / (self.folder / POINTER).read_text().strip()
-        candidates = [named, *(path for path in self._periodic() if path != named)]
+        candidates = [named, *(path for path in self._periodic(named) if path != named)]
         problems = []
         for path in candidates:
             try:

@@ -58,6 +58,25 @@ def test_only_the_last_checkpoints_are_kept_and_named_ones_stay(tmp_path):
     ]
 
 
+def test_checkpoints_of_an_earlier_and_longer_run_go_first(tmp_path):
+    earlier = CheckpointFolder(tmp_path)
+    for name in ("model_0000020", "model_0000016", "model_final"):
+        earlier.save(name, {"run": "earlier"})
+    folder = CheckpointFolder(tmp_path, keep_last=2)
+    folder.save("model_0000004", {"run": "new"})
+    assert {p.name for p in tmp_path.glob("model_0*")} == {"model_0000004.pth", "model_0000020.pth"}
+    folder.save("model_0000008", {"run": "new"})
+    assert {p.name for p in tmp_path.glob("model_0*")} == {"model_0000004.pth", "model_0000008.pth"}
+
+
+def test_a_damaged_checkpoint_is_not_replaced_by_that_of_an_earlier_run(tmp_path):
+    folder = CheckpointFolder(tmp_path)
+    for name in ("model_0000020", "model_0000004", "model_0000008"):
+        folder.save(name, {"name": name})
+    (tmp_path / "model_0000008.pth").write_bytes(b"damaged")
+    assert folder.latest().contents["name"] == "model_0000004"
+
+
 def test_keeping_none_is_refused(tmp_path):
     with pytest.raises(ValueError, match="at least one"):
         CheckpointFolder(tmp_path, keep_last=0)
