@@ -18,6 +18,7 @@ from maskrcnn_benchmark.utils.logger import setup_logger
 
 logger = logging.getLogger(__name__)
 
+CONFIG_FILE = "config.yml"  # the settings of the run of a folder
 FAILED = 1
 MISTAKEN_SETTING = 2  # as argparse has it for mistaken options
 
@@ -141,7 +142,7 @@ def save_config(config: CfgNode, folder: str | Path, original: str | None = None
 
     Where an earlier run left a ``config.yml``, settings that differ from it are logged.
     """
-    path = Path(folder) / "config.yml"
+    path = Path(folder) / CONFIG_FILE
     if not comm.is_main_process():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,16 +155,32 @@ def save_config(config: CfgNode, folder: str | Path, original: str | None = None
 
 
 def _log_changes(path: Path, config: CfgNode) -> None:
-    earlier = cfg.clone()
     try:
-        earlier.merge_from_file(path)
+        changed = changed_settings(path, config)
     except ConfigError as error:
         logger.warning("the earlier %s does not read: %s", path, error)
         return
-    before, now = earlier.leaves(), config.leaves()
-    for key in now:
-        # MAX_ITER and DATASET_LENGTH follow from the data and are not in the file yet.
-        if before.get(key) != now[key]:
-            logger.warning(
-                "%s: the earlier run had %r, this one has %r", key, before.get(key), now[key]
-            )
+    for key, (before, now) in changed.items():
+        logger.warning("%s: the earlier run had %r, this one has %r", key, before, now)
+
+
+def changed_settings(path: Path, config: CfgNode) -> dict[str, tuple[Any, Any]]:
+    """Settings that differ from a saved ``config.yml``: dotted key -> (there, here).
+
+    Raises:
+        ConfigError: the file does not read.
+    """
+    saved = cfg.clone()
+    saved.merge_from_file(path)
+    before = saved.leaves()
+    # MAX_ITER and DATASET_LENGTH follow from the data and are not in the file yet.
+    return {
+        key: (before.get(key), value)
+        for key, value in config.leaves().items()
+        if _as_tuples(before.get(key)) != _as_tuples(value)
+    }
+
+
+def _as_tuples(value: Any) -> Any:
+    """The value with tuples for lists at every depth; a file gives back lists for nested tuples."""
+    return tuple(map(_as_tuples, value)) if isinstance(value, list | tuple) else value

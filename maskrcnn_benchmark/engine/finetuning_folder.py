@@ -129,13 +129,14 @@ def record_finish(run: FinetuningRun, config: CfgNode, **facts: Any) -> None:
     on_main_process(lambda: write_json(run.folder / FINISHED_FILE, content))
 
 
+def decides_weights(key: str) -> bool:
+    """Whether the weights that a run ends with depend on a setting."""
+    return key not in _IRRELEVANT and not key.startswith("TEST.")
+
+
 def settings_digest(config: CfgNode) -> str:
     """Digest of all settings that training depends on."""
-    leaves = {
-        key: value
-        for key, value in config.leaves().items()
-        if key not in _IRRELEVANT and not key.startswith("TEST.")
-    }
+    leaves = {key: value for key, value in config.leaves().items() if decides_weights(key)}
     # A saved and reread configuration may hold lists for tuples.
     return hashlib.sha256(json.dumps(leaves, sort_keys=True, default=str).encode()).hexdigest()
 

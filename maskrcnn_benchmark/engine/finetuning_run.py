@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from maskrcnn_benchmark.config import CfgNode
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.checkpoint import POINTER, load_weights, resolve_weight
 from maskrcnn_benchmark.utils.checkpoint_files import (
@@ -18,13 +19,15 @@ from maskrcnn_benchmark.utils.checkpoint_files import (
 )
 from maskrcnn_benchmark.utils.model_serialization import find_weights
 
-from .command_line import save_config
+from .command_line import CONFIG_FILE, changed_settings, save_config
 from .evaluate_tasks import Task, WeightChoice, evaluate_tasks, list_tasks, load_model
 from .finetuning import FinetuningRun, describe_tuning
 from .finetuning_cache import build_frozen_features
 from .finetuning_cost import CostReport
 from .finetuning_data import derive_class_count, inspect_run, require_usable
 from .finetuning_folder import (
+    FINISHED_FILE,
+    decides_weights,
     describe_owner,
     finished_record,
     on_main_process,
@@ -106,16 +109,18 @@ def run_finetuning(run: FinetuningRun, options: FinetuningOptions) -> Outcome:
             logger.info("%s is finished (%s): not trained again", run.folder, record["reason"])
             if not _left_to_test(run, config, options):
                 return Outcome(results=remembered(run.folder / RESULTS_FILE).get("sets", {}))
-        save_config(config, run.folder)
         logger.info(
             "tuning mode %s: %s",
             config.SOLVER.TUNING_HIGHLEVEL_OVERRIDE,
             describe_tuning(config),
         )
+        if run.trains and options.train and record is None:
+            if not _train(run, config, options):
+                return Outcome(stopped=True)
+        elif options.train or not (run.folder / FINISHED_FILE).is_file():
+            save_config(config, run.folder)  # else it keeps the settings it was trained under
         if not run.trains:
             _copy_start_weights(run, config, options.trust)
-        elif options.train and record is None and not _train(run, config, options):
-            return Outcome(stopped=True)
         return _test(run, config, options)
 
 
@@ -123,6 +128,10 @@ def _train(run: FinetuningRun, config: CfgNode, options: FinetuningOptions) -> b
     """Train to the end; False if a signal came before."""
     settings = config.clone()  # the loader writes the length of the run into it
     trainer = build_trainer(settings)
+    earlier = remembered(run.folder / FINISHED_FILE)
+    if earlier and options.resume_optimizer:
+        _refuse_other_settings(run, config, trainer)
+    save_config(config, run.folder)
     log_few_shot(trainer.loader.dataset, settings, run.folder / FEW_SHOT_FILE)
     log_trainable(trainer.model, run.folder / PARAMETERS_FILE)
     if not _begin(run, trainer, settings, options):
@@ -132,6 +141,10 @@ def _train(run: FinetuningRun, config: CfgNode, options: FinetuningOptions) -> b
     cost.attach(trainer)
     if trainer.finished:
         logger.info("%s: all %d iterations are done", run.folder, trainer.max_iter)
+        if earlier:
+            facts = {key: value for key, value in earlier.items() if key != "settings"}
+            record_finish(run, config, **facts)
+            return True
     elif not trainer.train():
         return False
     validation = next((hook for hook in trainer.hooks if isinstance(hook, Validation)), None)
@@ -145,6 +158,30 @@ def _train(run: FinetuningRun, config: CfgNode, options: FinetuningOptions) -> b
         peak_memory_mib=cost.peak_memory_mib,
     )
     return True
+
+
+def _refuse_other_settings(run: FinetuningRun, config: CfgNode, trainer: Trainer) -> None:
+    """Keep a finished run from being passed off as one of settings it was not trained under.
+
+    Raises:
+        ConfigError: naming the settings, if not one iteration would be trained under them.
+    """
+    saved = trainer.checkpoints.latest()
+    if saved is None:
+        return
+    terminated = (saved.contents.get("trainer") or {}).get("terminated")
+    if terminated is None and saved.contents.get("iteration", 0) < trainer.max_iter:
+        return
+    path = run.folder / CONFIG_FILE
+    changed = on_main_process(lambda: changed_settings(path, config) if path.is_file() else {})
+    keys = [key for key in changed if decides_weights(key)]
+    if not keys:
+        return
+    longer = ", or raise SOLVER.MAX_EPOCH to go on" if terminated is None else ""
+    raise ConfigError(
+        f"{run.folder} was finished under other settings: {', '.join(keys)}; choose another "
+        f"OUTPUT_DIR{longer}"
+    )
 
 
 def _begin(
