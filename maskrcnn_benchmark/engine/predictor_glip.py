@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
@@ -30,10 +31,13 @@ from maskrcnn_benchmark.utils.visualisation import draw_detections, label_colour
 from .class_sentences import refuse_class_sentences
 from .device import choose_device
 
+logger = logging.getLogger(__name__)
+
 Caption = str | Sequence[str]
 
-# The longer side has no limit here, unlike in evaluation: what is asked for is one picture.
-_NO_LIMIT = 1 << 30
+# Unlike in evaluation the longer side is bounded by the shorter one only: what is asked for is one
+# picture, and only strips would need memory without end.
+_LONGEST_STRIP = 8
 _CACHED_TEXTS = 32
 
 
@@ -56,6 +60,7 @@ class GLIPDemo:
 
     Raises:
         ValueError: mask heat maps are asked for.
+        ConfigError: the shorter side is not positive, or there is no such device.
         FileNotFoundError, CheckpointError: the weights are not there or belong to another model.
     """
 
@@ -75,9 +80,13 @@ class GLIPDemo:
         self.confidence_threshold = confidence_threshold
         self.device = choose_device(cfg.MODEL.DEVICE)
         self.entities: list[str] = []
-        shorter_side = min_image_size or cfg.INPUT.MIN_SIZE_TEST
+        shorter_side = cfg.INPUT.MIN_SIZE_TEST if min_image_size is None else min_image_size
         self.transforms = Compose(
-            [Resize(shorter_side, _NO_LIMIT), ToTensor(), build_normalize(cfg)]
+            [
+                Resize(shorter_side, _LONGEST_STRIP * shorter_side),
+                ToTensor(),
+                build_normalize(cfg),
+            ]
         )
         self._text_cache: OrderedDict[str, object] = OrderedDict()
         self.model = None
@@ -214,6 +223,11 @@ class GLIPDemo:
     def _detect(self, image: np.ndarray, queries: Sequence[Query]) -> BoxList:
         height, width = image.shape[:2]
         pixels, _ = self.transforms(Image.fromarray(image), None, RandomSource())
+        if max(height, width) > _LONGEST_STRIP * min(height, width):
+            logger.warning(
+                "the picture of %d x %d pixels is a long strip: it is looked at in %d x %d pixels",
+                *(width, height, pixels.shape[2], pixels.shape[1]),
+            )
         images = to_image_list([pixels], self.cfg.DATALOADER.SIZE_DIVISIBILITY).to(self.device)
         features = self.model.encode_images(images)
         found = [

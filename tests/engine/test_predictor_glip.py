@@ -6,6 +6,7 @@ import torch
 
 from maskrcnn_benchmark.config import cfg as defaults
 from maskrcnn_benchmark.engine.predictor_glip import GLIPDemo
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.utils.checkpoint_files import CheckpointError
 from tests.conftest import REPOSITORY
@@ -65,6 +66,52 @@ def test_names_beyond_the_text_encoder_are_split_and_all_asked_for(predictor, pi
     names = [f"object number {n}" for n in range(120)]
     boxes = predictor.compute_prediction(picture, names)
     assert int(boxes.get_field("labels").max()) > 80
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 2000), (2000, 1), (3, 100)])
+def test_a_long_strip_is_looked_at_in_bounded_size(predictor, height, width, monkeypatch, caplog):
+    seen = _seen_sizes(predictor, monkeypatch)
+
+    boxes = predictor.compute_prediction(np.zeros((height, width, 3), np.uint8), ["star"])
+
+    assert boxes.size == (width, height)
+    assert max(seen[0]) <= 8 * 96 + 40
+    assert "a long strip" in caplog.text
+
+
+@pytest.mark.parametrize(("height", "width"), [(50, 400), (400, 50), (90, 130)])
+def test_other_pictures_get_the_shorter_side_asked_for(
+    predictor, height, width, monkeypatch, caplog
+):
+    seen = _seen_sizes(predictor, monkeypatch)
+
+    predictor.compute_prediction(np.zeros((height, width, 3), np.uint8), ["star"])
+
+    assert seen == [(96 * height // min(height, width), 96 * width // min(height, width))]
+    assert not caplog.text
+
+
+def _seen_sizes(predictor: GLIPDemo, monkeypatch) -> list[tuple[int, int]]:
+    """Filled with (height, width) of the pictures that the model gets."""
+    seen: list[tuple[int, int]] = []
+    encode = predictor.model.encode_images
+
+    def noting(images):
+        seen.append(tuple(images.image_sizes[0]))
+        return encode(images)
+
+    monkeypatch.setattr(predictor.model, "encode_images", noting)
+    return seen
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_shorter_side_that_no_picture_has_is_refused(small_config, size):
+    config = small_config.clone()
+    config.INPUT.MIN_SIZE_TEST = size
+    with pytest.raises(ConfigError, match=rf"side of {size} pixels"):
+        GLIPDemo(config, load_model=False)
+    with pytest.raises(ConfigError, match=rf"side of {size} pixels"):
+        GLIPDemo(small_config, min_image_size=size, load_model=False)
 
 
 def test_the_first_call_draws_and_keeps_the_size(predictor, picture):

@@ -14,6 +14,7 @@ from PIL import Image
 
 from maskrcnn_benchmark.data.fast_pictures import Pixels
 from maskrcnn_benchmark.data.transforms.resize import resized_size
+from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.grounding import RandomSource
 from maskrcnn_benchmark.structures.bounding_box import FLIP_LEFT_RIGHT, BoxList
 
@@ -44,10 +45,15 @@ class Resize:
         min_sizes: one size, or several of which one is drawn per image.
         max_size: cap of the longer side.
         fixed: resize to exactly (height, width) = (drawn size, `max_size`) instead.
+    Raises:
+        ConfigError: a size that no picture has.
     """
 
     def __init__(self, min_sizes: int | Sequence[int], max_size: int, *, fixed: bool = False):
         self.min_sizes = (min_sizes,) if isinstance(min_sizes, int) else tuple(min_sizes)
+        for size in (*self.min_sizes, max_size):
+            if size < 1:
+                raise ConfigError(f"pictures cannot be resized to a side of {size} pixels")
         self.max_size = max_size
         self.fixed = fixed
 
