@@ -11,8 +11,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-
 from maskrcnn_benchmark.config import cfg
 from maskrcnn_benchmark.engine.command_line import FAILED, explain_errors
 from maskrcnn_benchmark.engine.picture_demo import annotate_pictures, list_pictures
@@ -89,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def build_config(args: argparse.Namespace):
-    """Defaults, config file, command line; the device falls back to the CPU."""
+    """Defaults, config file, command line."""
     config = cfg.clone()
     config.merge_from_file(args.config_file)
     config.merge_from_list(args.opts)
@@ -99,9 +97,6 @@ def build_config(args: argparse.Namespace):
         config.MODEL.WEIGHT = str(BUNDLED_WEIGHT)
     if args.device:
         config.MODEL.DEVICE = args.device
-    if config.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        print("no GPU is available: running on the CPU")
-        config.MODEL.DEVICE = "cpu"
     if not config.MODEL.WEIGHT:
         raise ConfigError("no weights: name a checkpoint with --weight")
     return config

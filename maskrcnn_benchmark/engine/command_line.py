@@ -23,7 +23,13 @@ FAILED = 1
 MISTAKEN_SETTING = 2  # as argparse has it for mistaken options
 
 # What the system says of a path that the user gave; it names the path.
-_REFUSED_PATHS = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+_REFUSED_PATHS = (
+    FileExistsError,
+    FileNotFoundError,
+    NotADirectoryError,
+    IsADirectoryError,
+    PermissionError,
+)
 
 
 def explain_errors(main: Callable[..., int]) -> Callable[..., int]:

@@ -53,10 +53,12 @@ def test_what_else_the_user_can_put_right_is_one_line_and_status_1(kind, capsys)
 def test_a_path_that_the_system_refuses_is_named(tmp_path, capsys):
     assert explain_errors((tmp_path / "absent.txt").read_text)() == 1
     assert explain_errors(tmp_path.read_bytes)() == 1
-    first, second = capsys.readouterr().err.splitlines()
+    assert explain_errors(tmp_path.mkdir)() == 1
+    first, second, third = capsys.readouterr().err.splitlines()
     assert first.startswith("error: ")
     assert "absent.txt" in first
     assert str(tmp_path) in second
+    assert str(tmp_path) in third
 
 
 @pytest.mark.parametrize("kind", [ValueError, KeyError, RuntimeError, OSError, TypeError])

@@ -152,6 +152,24 @@ def test_a_broken_picture_of_a_folder_is_named_and_the_others_are_shown(
     assert f"Image {folder / 'a.png'} cannot be decoded" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        (["--device", "foo"], 2, "MODEL.DEVICE must be cpu, cuda or cuda:N, not 'foo'"),
+        (["--device", "cudafoo"], 2, "not 'cudafoo'"),
+        (["--min-image-size", "-1"], 2, "a side of -1 pixels"),
+        (["--min-image-size", "0"], 2, "a side of 0 pixels"),
+        (["INPUT.MIN_SIZE_TEST", "0"], 2, "a side of 0 pixels"),
+        (["--output", str(REPOSITORY / "README.md")], 1, "README.md"),
+    ],
+)
+def test_mistaken_options_are_one_clear_line(folder, weights, capsys, options, status, message):
+    before = (REPOSITORY / "README.md").read_bytes()
+    assert _run(folder / "b.jpg", folder / "out", weights, "--text", "a star", *options) == status
+    assert message in capsys.readouterr().err
+    assert (REPOSITORY / "README.md").read_bytes() == before
+
+
 def test_a_missing_picture_is_named(tmp_path, weights, capsys):
     assert _run(tmp_path / "nothing.jpg", tmp_path, weights, "--text", "a star") == 1
     assert "nothing.jpg does not exist" in capsys.readouterr().err
