@@ -245,6 +245,7 @@ def main(arguments: list[str] | None = None) -> int:
         picture_folder=None if args.no_save_vis else args.out_dir / "vis",
         record_folder=None if args.no_save_pred else args.out_dir / "preds",
         custom_entity=entities,
+        keep_names=True,
     )
     for number, item in enumerate(found, start=1):
         print(f"[{number}/{len(pictures)}] {item.source}: {item.num_shown} boxes")

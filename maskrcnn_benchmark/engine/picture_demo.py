@@ -70,6 +70,7 @@ def annotate_pictures(
     record_folder: Path | None,
     custom_entity: Sequence[dict[str, Any]] | None = None,
     unreadable: list[Path] | None = None,
+    keep_names: bool = False,
 ) -> Iterator[Written]:
     """Detect in one picture after another and write what was found.
 
@@ -80,13 +81,18 @@ def annotate_pictures(
     Args:
         unreadable: filled with the pictures that cannot be read, which are logged and passed over;
             None ends the work at the first one.
+        keep_names: drawings have name and format of their pictures; else they are PNG files.
     Raises:
         ConfigError: what is written would replace one of the pictures; nothing is written then.
         FileNotFoundError, UnreadableImageError: a picture cannot be read.
         DataError: nothing to find, or the sentence is too long.
     """
     names = _output_names(pictures)
-    drawings = [picture_folder and picture_folder / f"{name}.png" for name in names]
+    drawings = [
+        picture_folder
+        and picture_folder / (path.name if keep_names and _can_be_written(path) else f"{name}.png")
+        for path, name in zip(pictures, names, strict=True)
+    ]
     records = [record_folder and record_folder / f"{name}.json" for name in names]
     _refuse_to_overwrite(pictures, [path for path in (*drawings, *records) if path is not None])
     for folder in (picture_folder, record_folder):
@@ -109,8 +115,7 @@ def annotate_pictures(
             text = json.dumps(content, indent=1)
             write_atomically(record, lambda file, text=text: file.write(text.encode()))
         if drawing is not None:
-            drawn = _draw(predictor, image, shown)
-            write_atomically(drawing, lambda file, drawn=drawn: drawn.save(file, "PNG"))
+            _save_drawing(_draw(predictor, image, shown), drawing)
         yield Written(path, drawing, record, len(shown), content)
 
 
@@ -119,6 +124,22 @@ def _output_names(pictures: Sequence[Path]) -> list[str]:
     counts = Counter(path.stem for path in pictures)
     # Two pictures of one folder may differ in their suffix only.
     return [path.stem if counts[path.stem] == 1 else path.name for path in pictures]
+
+
+def _format_of(path: Path) -> str:
+    """Pillow's name of the format that the suffix stands for; empty where there is none."""
+    return Image.registered_extensions().get(path.suffix.lower(), "")
+
+
+def _can_be_written(path: Path) -> bool:
+    return _format_of(path) in Image.SAVE
+
+
+def _save_drawing(drawn: Image.Image, path: Path) -> None:
+    file_format = _format_of(path)
+    # Pillow's default of 75 blurs the thin lines of boxes.
+    options = {"quality": 95} if file_format in ("JPEG", "WEBP") else {}
+    write_atomically(path, lambda file: drawn.save(file, file_format, **options))
 
 
 def _refuse_to_overwrite(pictures: Sequence[Path], targets: Sequence[Path]) -> None:

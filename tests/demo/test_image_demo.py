@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from maskrcnn_benchmark.config import cfg as defaults
 from maskrcnn_benchmark.errors import ConfigError
@@ -119,8 +120,17 @@ def test_the_published_command_finds_in_the_bundled_picture(model, tmp_path, cap
     content = predictions(model, tmp_path, "--texts", "bench. car")
     assert content["entities"] == ["bench", "car"]
     assert (content["width"], content["height"]) == (640, 427)
-    assert list((tmp_path / "vis").iterdir())
+    with Image.open(tmp_path / "vis/demo.jpg") as drawn:
+        assert (drawn.format, drawn.size) == ("JPEG", (640, 427))
     assert capsys.readouterr().out.rstrip().endswith(f"saved in {tmp_path}")
+
+
+def test_a_drawing_whose_format_cannot_be_written_is_a_png_file(model, tmp_path):
+    picture = tmp_path / "picture.unknown"
+    Image.new("RGB", (64, 64)).save(picture, "PNG")
+    options = [*model, "--out-dir", str(tmp_path), "--texts", "car", "--no-save-pred"]
+    assert image_demo.main([str(picture), *options]) == 0
+    assert (tmp_path / "vis/picture.png").is_file()
 
 
 def test_a_list_is_asked_for_with_the_separator_it_was_written_with(model, tmp_path):
