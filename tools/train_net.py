@@ -17,6 +17,7 @@ from maskrcnn_benchmark.engine.command_line import (
     save_config,
 )
 from maskrcnn_benchmark.engine.finetuning import with_tuning_mode
+from maskrcnn_benchmark.engine.main_process import locked_folder
 from maskrcnn_benchmark.engine.trainer import do_train
 from maskrcnn_benchmark.utils import comm
 
@@ -45,13 +46,14 @@ def main(arguments: list[str] | None = None) -> int:
 
     def work(config: CfgNode) -> int:
         config = with_tuning_mode(config)
-        prepare_output(config, config.OUTPUT_DIR, args)
-        save_config(
-            config, config.OUTPUT_DIR, args.config_file if args.save_original_config else None
-        )
-        trainer = do_train(
-            config, use_tensorboard=args.use_tensorboard, trust=args.trust_checkpoint
-        )
+        with locked_folder(config.OUTPUT_DIR):
+            prepare_output(config, config.OUTPUT_DIR, args)
+            save_config(
+                config, config.OUTPUT_DIR, args.config_file if args.save_original_config else None
+            )
+            trainer = do_train(
+                config, use_tensorboard=args.use_tensorboard, trust=args.trust_checkpoint
+            )
         if comm.is_main_process():
             folder = Path(config.OUTPUT_DIR)
             names = [

@@ -20,6 +20,7 @@ from .evaluate_tasks import (
     load_model,
     require_datasets,
 )
+from .main_process import EVALUATION_LOCK, locked_folder
 from .stop_request import EvaluationInterrupted, StopRequest
 
 
@@ -72,7 +73,7 @@ def evaluate_command(
         trust=args.trust_checkpoint,
     )
     describe(model)
-    with StopRequest() as stop:
+    with locked_folder(log_dir, EVALUATION_LOCK), StopRequest() as stop:
         try:
             results = evaluate_tasks(
                 model,

@@ -16,10 +16,10 @@ from maskrcnn_benchmark.utils.visualisation import draw_detections, enlarge_smal
 
 from .finetuning import FinetuningRun, describe_tuning
 from .finetuning_data import derive_class_count, inspect_run, require_usable
-from .finetuning_folder import on_main_process
 from .finetuning_prompt import describe_prompt
 from .finetuning_run import FEW_SHOT_FILE, PARAMETERS_FILE, log_trainable
 from .finetuning_start import load_start_weights, log_few_shot
+from .main_process import on_main_process
 from .trainer import build_trainer
 from .training_loop import Trainer
 

@@ -1,27 +1,25 @@
 """The folder of one fine-tuning run: whose it is, whether it is in use, whether it is finished."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from maskrcnn_benchmark.config import CfgNode
 from maskrcnn_benchmark.errors import ConfigError
-from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.checkpoint import POINTER
 
 from .finetuning import FinetuningRun
 from .finetuning_start import write_json
+from .main_process import locked_folder, on_main_process
 
 logger = logging.getLogger(__name__)
 
 OWNER_FILE = "task.json"
 FINISHED_FILE = "finished.json"
-_LOCK_FILE = ".lock"
 
 # Settings that decide nothing about the weights a run ends with.
 _IRRELEVANT = (
@@ -35,22 +33,6 @@ _IRRELEVANT = (
     "local_rank",
     "num_gpus",
 )
-
-Result = TypeVar("Result")
-
-
-def on_main_process(action: Callable[[], Result]) -> Result:
-    """Do something on rank 0 only; its result, or its error, is that of every process."""
-    value, error = None, None
-    if comm.is_main_process():
-        try:
-            value = action()
-        except (ConfigError, OSError, ValueError) as failure:
-            error = failure
-    value, error = comm.broadcast((value, error))
-    if error is not None:
-        raise error
-    return value
 
 
 def describe_owner(run: FinetuningRun) -> dict[str, Any]:
@@ -75,25 +57,15 @@ def describe_owner(run: FinetuningRun) -> dict[str, Any]:
 def own_folder(run: FinetuningRun) -> Iterator[None]:
     """Have the folder of a run to oneself, and make sure that it is this run's.
 
-    The lock goes with the process, however that ends.
-
     Raises:
         ConfigError: the folder belongs to another task or to a command that is running.
     """
-    with contextlib.ExitStack() as stack:
-        on_main_process(lambda: _take(run, stack))
+    with locked_folder(run.folder):
+        on_main_process(lambda: _claim(run))
         yield
 
 
-def _take(run: FinetuningRun, stack: contextlib.ExitStack) -> None:
-    run.folder.mkdir(parents=True, exist_ok=True)
-    lock = stack.enter_context((run.folder / _LOCK_FILE).open("w"))
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ConfigError(
-            f"another command is at work in {run.folder}: wait for it, or choose another OUTPUT_DIR"
-        ) from None
+def _claim(run: FinetuningRun) -> None:
     owner = describe_owner(run)
     path = run.folder / OWNER_FILE
     if path.is_file():

@@ -98,11 +98,15 @@ class PredictionStore:
 
         Raises:
             KeyError: if there is none.
+            OSError: the file is not what this run has written.
         """
         place = self._places[image_id]
         with place.path.open("rb") as file:
             file.seek(place.offset)
-            return _decode(file.readline())[1]
+            found, boxes = _decode(file.readline())
+        if found != image_id:
+            raise OSError(f"{place.path}: another run has written into it")
+        return boxes
 
     def items(self, image_ids: Iterable[int]) -> dict[int, BoxList]:
         """The predictions of some images, those without one left out."""

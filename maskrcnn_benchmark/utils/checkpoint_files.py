@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import pickle
+import re
 import struct
 import zipfile
 from collections.abc import Callable
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 ZIP_START = b"PK\x03\x04"
 TORCH_STREAM_START = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 PICKLE_START = b"\x80"
-TEMPORARY_SUFFIX = ".tmp"
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 
 # What files turn out to be that users mistake for weights.
 _STARTS_OF_OTHER_FILES = {
@@ -217,7 +218,7 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) 
         CheckpointError: writing failed, with the room left on the disk; nothing is left behind.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             write(file)
@@ -235,7 +236,9 @@ def write_atomically(path: str | os.PathLike, write: Callable[[BinaryIO], Any]) 
 
 def remove_stale_temporaries(folder: Path) -> None:
     """Remove what killed processes left of unfinished writes."""
-    for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
+    for path in folder.glob(".*.tmp"):
+        if not _TEMPORARY.fullmatch(path.name):
+            continue
         logger.info("removing %s, left by a write that was interrupted", path)
         path.unlink(missing_ok=True)
 

@@ -156,6 +156,16 @@ def test_an_image_without_prediction_is_a_key_error(tmp_path):
         store.get(1)
 
 
+def test_what_another_run_has_written_is_not_taken_for_this_ones(tmp_path):
+    with PredictionStore(tmp_path, RUN) as store, PredictionStore(tmp_path, RUN) as other:
+        store.add(1, prediction())
+        other.add(2, prediction())
+        other.add(3, prediction())
+        store.add(4, prediction())  # where it believes its own file to end
+        with pytest.raises(OSError, match="another run has written"):
+            [store.get(image_id) for image_id in (1, 4)]
+
+
 def test_a_fingerprint_changes_with_anything_it_is_told():
     weights = {"a.weight": torch.arange(4.0), "b.bias": torch.zeros(2, dtype=torch.int64)}
     base = fingerprint(weights, {"TEST": {"TH": 0.5}}, ["person. dog"])

@@ -211,6 +211,8 @@ def test_a_disk_without_room_leaves_the_older_file_and_nothing_else(tmp_path, sm
 
 def test_left_overs_of_killed_writers_are_removed(tmp_path):
     (tmp_path / ".model_0000001.pth.123.tmp").write_bytes(b"half")
-    (tmp_path / "notes.tmp").write_bytes(b"mine")
+    for name in ("notes.tmp", ".notes.tmp", ".notes.2-b.tmp"):
+        (tmp_path / name).write_bytes(b"mine")
     remove_stale_temporaries(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["notes.tmp"]
+    kept = sorted(p.name for p in tmp_path.iterdir())
+    assert kept == [".notes.2-b.tmp", ".notes.tmp", "notes.tmp"]
