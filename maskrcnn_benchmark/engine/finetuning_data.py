@@ -13,8 +13,9 @@ from PIL import Image
 from maskrcnn_benchmark.config import CfgNode
 from maskrcnn_benchmark.config.dataset_sources import dataset_sources
 from maskrcnn_benchmark.data.datasets.categories import CategoryTable, read_categories
-from maskrcnn_benchmark.errors import ConfigError
-from maskrcnn_benchmark.evaluation.ground_truth import AnnotationError, read_ground_truth
+from maskrcnn_benchmark.data.datasets.coco_content import checked_content, shortened
+from maskrcnn_benchmark.errors import ConfigError, DataError
+from maskrcnn_benchmark.evaluation.ground_truth import AnnotationError, load_ground_truth
 from maskrcnn_benchmark.grounding import clean_name
 from maskrcnn_benchmark.utils.box_values import is_box
 
@@ -86,37 +87,40 @@ def inspect_file(
     images, boxes = content["images"], content.get("annotations", [])
     report.num_images = len(images)
     _check_images(report, images, Path(image_folder))
-    if not _fields_present(report, images, boxes, training):
+    if not _fields_present(report, boxes, training):
         return report
     _check_classes(report, content.get("categories", []), boxes, override)
     _check_boxes(report, images, boxes, training)
     if training:
         _check_every_class_has_images(report)
     elif not report.errors:
-        _check_as_evaluation_does(report, content)
+        _check_as_evaluation_does(report)
     return report
 
 
 def _read(report: SetReport) -> dict[str, Any] | None:
     try:
         content = json.loads(report.path.read_bytes())
+        return checked_content(content, str(report.path), ("file_name",))
     except OSError as error:
         report.errors.append(f"cannot be read: {error.strerror}")
-        return None
+    except DataError as error:
+        _add_error(report, error)
     except ValueError as error:
         report.errors.append(f"is not valid JSON: {error}")
-        return None
-    if not isinstance(content, dict) or not isinstance(content.get("images"), list):
-        report.errors.append("is not a COCO-style file: it has no list 'images'")
-        return None
-    return content
+    return None
+
+
+def _add_error(report: SetReport, error: DataError) -> None:
+    """Add what a reader of the file says, without the path, which stands before it already."""
+    report.errors.append(str(error).removeprefix(str(report.path)).lstrip(": "))
 
 
 def _check_images(report: SetReport, images: Sequence[Mapping], folder: Path) -> None:
     if not images:
         report.errors.append("lists no image")
         return
-    names = [str(image.get("file_name", "")) for image in images]
+    names = [image["file_name"] for image in images]
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         report.notes.append(
@@ -137,7 +141,7 @@ def _check_images(report: SetReport, images: Sequence[Mapping], folder: Path) ->
         if size is None:
             report.errors.append(f"{folder / image['file_name']} is not a picture that can be read")
             return
-        if "width" in image and size != (int(image["width"]), int(image["height"])):
+        if size != (image.get("width", size[0]), image.get("height", size[1])):
             wrong.append(f"{image['file_name']} is {size[0]}x{size[1]}")
     if wrong:
         report.notes.append(
@@ -154,30 +158,23 @@ def _size_of(path: Path) -> tuple[int, int] | None:
         return None
 
 
-def _fields_present(report: SetReport, images: Sequence, boxes: Sequence, training: bool) -> bool:
-    of_boxes = ("image_id", "category_id", "bbox")
-    for what, entries, needed in (
-        ("image", images, ("id", "file_name")),
-        ("annotation", boxes, of_boxes if training else ("id", *of_boxes)),
-    ):
-        for key in needed:
-            bad = [entry for entry in entries if key not in entry]
-            if bad:
-                report.errors.append(
-                    f"{len(bad)} {what}(s) lack {key!r}, the first is {json.dumps(bad[0])[:120]}"
-                )
-    repeated = [i for i, count in Counter(image.get("id") for image in images).items() if count > 1]
-    if repeated:
-        report.errors.append(f"image id {repeated[0]} is used more than once")
+def _fields_present(report: SetReport, boxes: Sequence[Mapping], training: bool) -> bool:
+    needed = ("image_id", "category_id", "bbox")
+    for key in needed if training else ("id", *needed):
+        bad = [box for box in boxes if key not in box]
+        if bad:
+            report.errors.append(
+                f"{len(bad)} annotation(s) lack {key!r}, the first is {shortened(bad[0])}"
+            )
     return not report.errors
 
 
-def _check_as_evaluation_does(report: SetReport, content: Mapping[str, Any]) -> None:
+def _check_as_evaluation_does(report: SetReport) -> None:
     """Refuse what the validation after the first epoch would refuse, such as repeated ids."""
     try:
-        read_ground_truth(content, source="for validation")
+        load_ground_truth(report.path)
     except AnnotationError as error:
-        report.errors.append(str(error))
+        _add_error(report, error)
 
 
 def _check_classes(

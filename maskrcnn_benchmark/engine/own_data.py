@@ -4,7 +4,6 @@ import json
 import logging
 import random
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import yaml
 
 from maskrcnn_benchmark.config import CfgNode
+from maskrcnn_benchmark.data.datasets.coco_content import checked_content
 from maskrcnn_benchmark.evaluation import AnnotationError
 from maskrcnn_benchmark.utils.box_values import is_box
 
@@ -74,7 +74,8 @@ def make_own_task(folder: str | Path, config: CfgNode) -> Path:
     Returns:
         the task file, usable in ``--ft-tasks`` and ``--task_config`` too.
     Raises:
-        AnnotationError, FileNotFoundError: no annotations, or pictures that cannot be found.
+        DataError, FileNotFoundError: no annotations, malformed ones, or pictures that cannot be
+            found.
     """
     return on_main_process(lambda: _make(Path(folder), config))
 
@@ -182,6 +183,7 @@ def _renamed(split: Split, name: str) -> Split:
 
 def _located(name: str, path: Path, content: dict[str, Any], folder: Path) -> Split:
     """Find the pictures; exports name them in many ways."""
+    content = checked_content(content, str(path), ("file_name",))
     images = content["images"]
     if not images:
         raise AnnotationError(f"{path} lists no image")
@@ -196,7 +198,7 @@ def _located(name: str, path: Path, content: dict[str, Any], folder: Path) -> Sp
         folder,
         *_subfolders(folder),
     ]
-    names = [str(image.get("file_name", "")).replace("\\", "/") for image in images]
+    names = [image["file_name"].replace("\\", "/") for image in images]
     for spell in (str, _bare_name):
         for candidate in candidates:
             if (candidate / spell(names[0])).is_file():
@@ -235,12 +237,12 @@ def _classes_of_all(splits: Sequence[Split]) -> list[dict[str, Any]]:
     origin: dict[Any, Path] = {}
     for split in splits:
         for category in split.content.get("categories", []):
-            key = category.get("id")
+            key = category["id"]
             known = classes.setdefault(key, dict(category))
-            if known.get("name") != category.get("name"):
+            if known["name"] != category["name"]:
                 raise AnnotationError(
-                    f"category {key} is {known.get('name')!r} in {origin[key]} but "
-                    f"{category.get('name')!r} in {split.path}"
+                    f"category {key} is {known['name']!r} in {origin[key]} but "
+                    f"{category['name']!r} in {split.path}"
                 )
             origin.setdefault(key, split.path)
     if not classes:
@@ -263,15 +265,15 @@ def _without_background(content: dict[str, Any]) -> dict[str, Any]:
     used = {box.get("category_id") for box in content["annotations"]}
     kept = []
     for category in content["categories"]:
-        name = str(category.get("name", ""))
+        name = category["name"]
         group = category.get("supercategory") == "none" and any(
             other.get("supercategory") == name for other in content["categories"]
         )
         background = name.lower() in ("background", "__background__", "_background_")
-        if category.get("id") not in used and (group or background):
+        if category["id"] not in used and (group or background):
             logger.warning(
                 "category %s (%r) is no class: %s",
-                category.get("id"),
+                category["id"],
                 name,
                 "it names the group of the others" if group else "it is the background",
             )
@@ -287,7 +289,6 @@ def _with_validation(splits: list[Split], seed: int) -> list[Split]:
         _warn_about_shared_pictures(splits)
         return splits
     train = by_name.pop("train")
-    _refuse_repeated_images(train)
     # Whole pictures are drawn: one that is listed twice must not be learnt from and tested on.
     names = _pictures_with_a_box(train)
     if len(names) < 2:
@@ -311,16 +312,6 @@ def _with_validation(splits: list[Split], seed: int) -> list[Split]:
     ]
     _warn_about_shared_pictures(result)
     return result
-
-
-def _refuse_repeated_images(split: Split) -> None:
-    counts = Counter(image["id"] for image in split.content["images"])
-    repeated, times = counts.most_common(1)[0]
-    if times > 1:
-        raise AnnotationError(
-            f"{split.path}: image id {repeated} occurs {times} times; every image needs an id of "
-            "its own"
-        )
 
 
 def _pictures_with_a_box(split: Split) -> list[str]:

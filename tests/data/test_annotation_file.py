@@ -107,7 +107,7 @@ def test_boxes_that_clipping_will_remove_are_counted(path, caplog):
     ("images", "annotations", "message"),
     [
         ([{"id": 1}, {"id": 1}], [], "image id 1 occurs 2 times"),
-        ([{"id": "x"}], [], "image ids must be whole numbers, got 'x'"),
+        ([{"id": "x"}], [], "'id' must be a whole number, got 'x'"),
         ([{"file_name": "a"}], [], "lacks 'id'"),
         ([{"id": 1}], [{"id": 7, "image_id": 1, "category_id": 1}], "lacks 'bbox'"),
         ([{"id": 1}], [annotation(1, [1, 2, 3])], "annotation 7 must be four finite numbers"),

@@ -76,8 +76,11 @@ def change_first(**entries):
         (change_first(category_id=9), "category id 9"),
         (lambda c: c["annotations"][0].pop("bbox"), "1 annotation(s) lack 'bbox'"),
         (lambda c: c["images"][0].update(file_name="gone.png"), "gone.png"),
-        (lambda c: c["images"][0].update(id=2), "image id 2 is used more than once"),
+        (lambda c: c["images"][0].update(id=2), "image id 2 occurs 2 times"),
         (lambda c: c["categories"][0].update(name="  "), "blank name"),
+        (lambda c: c["images"][0].update(width="wide"), "'width' must be a whole number"),
+        (lambda c: c.update(annotations=None), "no list 'annotations'"),
+        (lambda c: c["images"][0].pop("file_name"), "lacks 'file_name'"),
     ],
 )
 def test_what_cannot_be_used_is_an_error(inspect, change, message):

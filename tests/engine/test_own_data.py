@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from maskrcnn_benchmark.engine.own_data import find_splits, make_own_task
+from maskrcnn_benchmark.errors import DataError
 from maskrcnn_benchmark.evaluation import AnnotationError
 from tests.engine.small_task import rewrite, small_config, write_set
 
@@ -135,7 +136,7 @@ def test_validation_pictures_are_drawn_among_those_with_a_box(single, tmp_path):
 
 
 def test_what_cannot_be_split_is_refused(single, tmp_path):
-    with pytest.raises(AnnotationError, match=r"all\.json: image id 1 occurs 2 times"):
+    with pytest.raises(DataError, match=r"all\.json: image id 1 occurs 2 times"):
         make(single(lambda c: c["images"][1].update(id=1)), tmp_path)
     with pytest.raises(AnnotationError, match=r"has 1 picture\(s\) with a box: no validation"):
         make(single(lambda c: c.update(annotations=c["annotations"][:1])), tmp_path)
@@ -270,6 +271,28 @@ def test_the_whole_validation_set_is_preferred_to_the_small_one(tmp_path):
         write_set(folder / split, 3)
 
     assert [s.path.parent.name for s in find_splits(folder)] == ["train", "valid"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["images"][0].pop("id"), "lacks 'id'"),
+        (lambda c: c["images"][1].pop("file_name"), "lacks 'file_name'"),
+        (lambda c: c.update(annotations=None), "has no list 'annotations'"),
+        (lambda c: c.update(categories=["red"]), "entry 0 of 'categories' is 'red'"),
+        (lambda c: c.update(categories=None), "has no list 'categories'"),
+        (lambda c: c["annotations"][0].update(category_id=[1]), "'category_id' must be a whole"),
+    ],
+)
+def test_malformed_files_are_named(single, tmp_path, change, message):
+    with pytest.raises(DataError, match=rf"all\.json.*{message}"):
+        make(single(change), tmp_path)
+
+
+def test_classes_named_by_numbers_are_texts(single, tmp_path):
+    content, _ = make(single(lambda c: c["categories"][0].update(name=7)), tmp_path)["train"]
+
+    assert [c["name"] for c in content["categories"]] == ["7", "green", "blue"]
 
 
 def test_small_sets_are_repeated_within_an_epoch(tmp_path):

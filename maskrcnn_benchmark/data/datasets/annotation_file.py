@@ -1,14 +1,15 @@
 """COCO-style annotation files, checked once and kept in flat arrays."""
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from maskrcnn_benchmark.data.datasets.coco_content import checked_content, shortened
 from maskrcnn_benchmark.data.datasets.serialized_list import SerializedList
 from maskrcnn_benchmark.errors import DataError
 from maskrcnn_benchmark.utils.box_values import is_box
@@ -57,26 +58,22 @@ class AnnotationFile:
 
     Args:
         path: the file.
+        picture_fields: see `checked_content`.
     Raises:
         FileNotFoundError, DataError: missing or malformed, naming the file and the entry.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, picture_fields: Sequence[str] = ()):
         self.path = Path(path)
-        content = load_coco_json(self.path)
-        images = sorted(content["images"], key=self._image_id)
+        content = checked_content(load_coco_json(self.path), str(self.path), picture_fields)
+        images = sorted(content["images"], key=itemgetter("id"))
         self.image_ids = np.array([image["id"] for image in images], dtype=np.int64)
-        self._check_unique(self.image_ids, "image id")
         self.sizes = np.array([_size(image) for image in images], dtype=np.int32).reshape(-1, 2)
         self._entries = SerializedList(
             {key: value for key, value in image.items() if key not in ("height", "width")}
             for image in images
         )
         self.categories: list[dict[str, Any]] = content.get("categories", [])
-        self._check_unique(
-            np.array([category["id"] for category in self.categories], dtype=np.int64),
-            "category id",
-        )
         self._read_annotations(content.get("annotations", []))
 
     def __len__(self) -> int:
@@ -133,7 +130,7 @@ class AnnotationFile:
         chosen = [annotations[i] for i in order]
         self._boxes = self._read_boxes(chosen)
         self._category_ids = np.array(
-            [self._field(annotation, "category_id") for annotation in chosen], dtype=np.int32
+            [self._field(annotation, "category_id") for annotation in chosen], dtype=np.int64
         )
         self._iscrowd = np.array([annotation.get("iscrowd", 0) == 1 for annotation in chosen], bool)
         self._areas = np.array(
@@ -197,24 +194,10 @@ class AnnotationFile:
             per_image.append([self._field(a, field) if field else [] for a in group])
         return SerializedList(per_image)
 
-    def _image_id(self, image: Mapping[str, Any]) -> int:
-        image_id = self._field(image, "id")
-        if not isinstance(image_id, int):
-            raise DataError(f"{self.path}: image ids must be whole numbers, got {image_id!r}")
-        return image_id
-
     def _field(self, entry: Mapping[str, Any], field: str) -> Any:
         if field not in entry:
-            raise DataError(f"{self.path}: entry {_shorten(entry)} lacks {field!r}")
+            raise DataError(f"{self.path}: entry {shortened(entry)} lacks {field!r}")
         return entry[field]
-
-    def _check_unique(self, ids: np.ndarray, what: str) -> None:
-        values, counts = np.unique(ids, return_counts=True)
-        if (counts > 1).any():
-            raise DataError(
-                f"{self.path}: {what} {values[counts > 1][0]} occurs {counts.max()} times; ids "
-                "must be unique"
-            )
 
 
 def load_coco_json(path: Path) -> dict[str, Any]:
@@ -230,10 +213,5 @@ def load_coco_json(path: Path) -> dict[str, Any]:
 
 
 def _size(image: Mapping[str, Any]) -> tuple[int, int]:
-    # Flickr's files write sizes as strings; files without sizes get -1 and are measured when asked.
-    return int(image.get("height", -1)), int(image.get("width", -1))
-
-
-def _shorten(entry: Mapping[str, Any], limit: int = 120) -> str:
-    text = json.dumps(entry, default=str)
-    return text if len(text) <= limit else text[:limit] + "..."
+    # Files without sizes get -1 and are measured when asked.
+    return image.get("height", -1), image.get("width", -1)

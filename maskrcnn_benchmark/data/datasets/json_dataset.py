@@ -29,7 +29,10 @@ class JsonDataset(ImageDataset):
     Attributes:
         annotation_file: the file's content.
         rows: (num_samples,) rows of the file that are samples.
+        picture_fields: of an image in the file; the first that it has names its picture.
     """
+
+    picture_fields: Sequence[str] = ("file_name",)
 
     def __init__(
         self,
@@ -46,7 +49,7 @@ class JsonDataset(ImageDataset):
         super().__init__(name or str(ann_file), transforms, skip_broken=skip_broken)
         self.root = Path(img_folder)
         self.ann_file = str(ann_file)
-        self.annotation_file = AnnotationFile(ann_file)
+        self.annotation_file = AnnotationFile(ann_file, self.picture_fields)
         rows = np.arange(len(self.annotation_file))
         if only_valid:
             rows = self.annotation_file.valid_rows()

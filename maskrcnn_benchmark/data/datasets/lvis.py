@@ -15,6 +15,8 @@ class LvisDetection(JsonDataset):
     Pictures lie at the last two parts of `coco_url` (or at `file_name`) under the image folder.
     """
 
+    picture_fields = ("coco_url", "file_name")
+
     def __init__(
         self,
         img_folder: str | Path,
