@@ -306,7 +306,9 @@ class DatasetFactory:
             detection_prompt=self.cfg.DATASETS.ADD_DET_PROMPT,
         )
 
-    def _all_classes(self, source: DatasetSource, names: Mapping[int, str]) -> AllClassesCaptioner:
+    def _all_classes(
+        self, source: DatasetSource, names: Mapping[int, str], cure: str | None = None
+    ) -> AllClassesCaptioner:
         datasets = self.cfg.DATASETS
         prompt = datasets.CAPTION_PROMPT if datasets.USE_CAPTION_PROMPT else None
         return AllClassesCaptioner(
@@ -318,6 +320,7 @@ class DatasetFactory:
             shuffle=not datasets.DISABLE_SHUFFLE,
             add_detection_prompt=datasets.ADD_DET_PROMPT,
             prompts=prompts_by_category(prompt, list(names)),
+            cure=cure,
         )
 
     def _sampled_classes(
@@ -336,7 +339,8 @@ class DatasetFactory:
                 "caption and cannot be used with sampled classes"
             )
         if datasets.DISABLE_SHUFFLE:
-            return self._all_classes(source, without_background(names))
+            cure = "Set DATASETS.DISABLE_SHUFFLE False: it keeps classes from being sampled."
+            return self._all_classes(source, without_background(names), cure)
         return SampledClassesCaptioner(
             names,
             self.tokenizer,

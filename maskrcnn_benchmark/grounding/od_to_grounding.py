@@ -25,6 +25,11 @@ logger = logging.getLogger(__name__)
 
 BACKGROUND_NAME = "__background__"
 
+_SAMPLE_CLASSES = (
+    "Set DATASETS.SPECIAL_SAFEGUARD_FOR_COCO_GROUNDING True with DATASETS.RANDOM_SAMPLE_NEG and "
+    "DATASETS.DISABLE_SHUFFLE False to train on sampled classes."
+)
+
 
 @dataclass(frozen=True)
 class DetectionCaption:
@@ -194,12 +199,14 @@ def check_caption_fits(
     tokenizer: PreTrainedTokenizerFast,
     max_tokens: int,
     source: str,
+    cure: str | None = None,
 ) -> None:
     """Refuse a class list that the text encoder would cut off.
 
     Args:
         max_tokens: limit with special tokens.
         source: what to name in the message (data set or file).
+        cure: end of the message; None: how to sample classes.
     Raises:
         ConfigError: naming the first class that would be lost.
     """
@@ -211,9 +218,7 @@ def check_caption_fits(
     raise ConfigError(
         f"{source}: the caption of all {len(caption.label_to_span)} classes has "
         f"{len(encoding['input_ids'])} tokens, more than {max_tokens}; from class {lost} "
-        f"({names[lost]!r}) on they would be cut off. Set "
-        "DATASETS.SPECIAL_SAFEGUARD_FOR_COCO_GROUNDING True with DATASETS.RANDOM_SAMPLE_NEG to "
-        "train on sampled classes."
+        f"({names[lost]!r}) on they would be cut off. {cure or _SAMPLE_CLASSES}"
     )
 
 

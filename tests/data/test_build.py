@@ -224,6 +224,29 @@ class TestSettings:
         assert len({len(caption.split(". ")) for caption in captions}) > 1
 
     @pytest.mark.parametrize(
+        ("safeguard", "cure"),
+        [
+            (False, r"Set \S+GROUNDING True with \S+NEG and DATASETS\.DISABLE_SHUFFLE False to"),
+            (True, r"off\. Set DATASETS\.DISABLE_SHUFFLE False: it keeps classes from being"),
+        ],
+    )
+    def test_a_class_list_that_does_not_fit_is_refused_with_what_helps(
+        self, generated, bert_tokenizer, safeguard, cure
+    ):
+        cfg = generated(
+            *("DATASETS.SPECIAL_SAFEGUARD_FOR_COCO_GROUNDING", str(safeguard)),
+            *("DATASETS.RANDOM_SAMPLE_NEG", "1", "DATASETS.DISABLE_SHUFFLE", "True"),
+            *("MODEL.LANGUAGE_BACKBONE.MAX_QUERY_LEN", "6"),
+        )
+
+        with pytest.raises(ConfigError, match=cure):
+            make_data_loader(cfg, tokenizer=bert_tokenizer)
+
+        cfg.DATASETS.SPECIAL_SAFEGUARD_FOR_COCO_GROUNDING = True
+        cfg.DATASETS.DISABLE_SHUFFLE = False
+        make_data_loader(cfg, tokenizer=bert_tokenizer)
+
+    @pytest.mark.parametrize(
         ("options", "message"),
         [
             (("DATASETS.USE_CAPTION_PROMPT", "True"), "DISABLE_SHUFFLE"),

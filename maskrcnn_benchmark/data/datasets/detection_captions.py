@@ -58,6 +58,7 @@ class AllClassesCaptioner:
         names: label -> class name.
         max_tokens: longest caption with special tokens.
         source: what messages call the dataset.
+        cure: what to do about a list that does not fit; None: sample classes.
     Raises:
         ConfigError: the class list does not fit (naming the first class left out), or prompts are to
             be shuffled.
@@ -74,6 +75,7 @@ class AllClassesCaptioner:
         shuffle: bool = True,
         add_detection_prompt: bool = False,
         prompts: Mapping[int, NamePrompt] | None = None,
+        cure: str | None = None,
     ):
         self.names = dict(names)
         self.separation_tokens = separation_tokens
@@ -86,7 +88,7 @@ class AllClassesCaptioner:
                 "True"
             )
         self._in_order = self._write(shuffle=False)
-        check_caption_fits(self._in_order, self.names, tokenizer, max_tokens, source)
+        check_caption_fits(self._in_order, self.names, tokenizer, max_tokens, source, cure)
 
     def __call__(self, labels: Sequence[int], rng: RandomSource) -> CaptionedLabels:
         caption = self._write(shuffle=True, rng=rng) if self.shuffle else self._in_order
