@@ -2,13 +2,14 @@
 
 import json
 import logging
+import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from maskrcnn_benchmark.config import CfgNode
 from maskrcnn_benchmark.config.dataset_sources import dataset_sources
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 # Pictures that are opened to compare their size with the file's, spread over the set.
 OPENED_PICTURES = 500
 _EXAMPLES = 3
+_TURNED = range(2, 9)  # EXIF orientations; 1 is upright, others mean nothing
 _READ_BY_CHECK = ("COCODataset", "CocoGrounding")
 _NUM_CLASSES = ("ATSS", "DYHEAD", "FCOS", "ROI_BOX_HEAD")
 
@@ -135,12 +137,15 @@ def _check_images(report: SetReport, images: Sequence[Mapping], folder: Path) ->
         )
         return
     step = max(1, len(images) // OPENED_PICTURES)
-    wrong = []
+    wrong, turned = [], []
     for image in images[::step]:
-        size = _size_of(folder / image["file_name"])
-        if size is None:
+        header = _header_of(folder / image["file_name"])
+        if header is None:
             report.errors.append(f"{folder / image['file_name']} is not a picture that can be read")
             return
+        size, is_turned = header
+        if is_turned:
+            turned.append(image["file_name"])
         if size != (image.get("width", size[0]), image.get("height", size[1])):
             wrong.append(f"{image['file_name']} is {size[0]}x{size[1]}")
     if wrong:
@@ -148,13 +153,31 @@ def _check_images(report: SetReport, images: Sequence[Mapping], folder: Path) ->
             f"{len(wrong)} picture(s) have another size than the file says ({_examples(wrong)}): "
             "check that the boxes belong to these pictures (turned by EXIF, or resized?)"
         )
+    if turned:
+        report.notes.append(
+            f"{len(turned)} of {len(images[::step])} pictures looked at are shown turned or mirrored "
+            f"by viewers, as their EXIF orientation says ({_examples(turned)}): training reads the "
+            "pixels as they are stored, so boxes drawn on the picture as shown are wrong. Save these "
+            "pictures upright, without the orientation, and check their boxes"
+        )
 
 
-def _size_of(path: Path) -> tuple[int, int] | None:
+def _header_of(path: Path) -> tuple[tuple[int, int], bool] | None:
+    """(width, height) as stored, and whether viewers turn it; None for what is no picture."""
     try:
         with Image.open(path) as picture:
-            return picture.size
+            return picture.size, _orientation(picture) in _TURNED
     except OSError:
+        return None
+
+
+def _orientation(picture: Image.Image) -> int | None:
+    # Pillow would decode all of a PNG file that has no EXIF before its pixels.
+    if picture.format == "PNG" and "exif" not in picture.info:
+        return None
+    try:
+        return picture.getexif().get(ExifTags.Base.Orientation)
+    except (OSError, SyntaxError, ValueError, struct.error):  # malformed EXIF turns nothing
         return None
 
 

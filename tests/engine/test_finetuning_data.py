@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from maskrcnn_benchmark.config import ConfigError
 from maskrcnn_benchmark.engine.finetuning_data import (
@@ -192,7 +192,38 @@ def test_a_class_count_on_the_command_line_stays_if_it_is_large_enough(inspect):
         derive_class_count(small_config(*opts), [inspect()], opts)
 
 
-def test_greyscale_and_turned_pictures_are_opened_like_others(tmp_path):
+def save_turned(path, orientation):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.new("RGB", (SIDE, SIDE)).save(path, exif=exif)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_pictures_that_viewers_turn_are_told(inspect, tmp_path, ending):
+    def turn(content):
+        for image, orientation in zip(content["images"], (6, 3, 1, 0)):
+            image["file_name"] = f"{orientation}.{ending}"
+            save_turned(tmp_path / image["file_name"], orientation)
+
+    report = inspect(turn)
+
+    (note,) = [note for note in report.notes if "EXIF orientation" in note]
+    assert "2 of 4 pictures looked at are shown turned or mirrored" in note
+    assert f"(6.{ending}, 3.{ending})" in note and "Save these pictures upright" in note
+    assert not report.errors
+
+
+def test_upright_pictures_and_malformed_exif_are_not_worth_a_word(inspect, tmp_path):
+    def spoil(content):
+        content["images"][0]["file_name"] = "odd.jpg"
+        Image.new("RGB", (SIDE, SIDE)).save(tmp_path / "odd.jpg", exif=b"Exif\0\0nonsense")
+
+    report = inspect(spoil)
+
+    assert not said(report, "EXIF") and not report.errors
+
+
+def test_greyscale_pictures_are_opened_like_others(tmp_path):
     content = write_set(tmp_path, 1)
     Image.new("L", (SIDE, SIDE)).save(tmp_path / content["images"][0]["file_name"])
 
