@@ -282,27 +282,15 @@ def test_the_builder_reads_the_atss_keys():
                 PRE_NMS_TOP_N=1000,
                 DETECTIONS_PER_IMG=300,
                 NMS_TH=0.6,
-                INFERENCE_TH_TRAIN=0.0,
-                PRE_NMS_TOP_N_TRAIN=3000,
-                POST_NMS_TOP_N_TRAIN=1000,
             ),
             DYHEAD=Config(SCORE_AGG="MAX"),
         ),
         TEST=Config(USE_MULTISCALE=True),
     )
 
-    test, train = build_post_processor(cfg), build_post_processor(cfg, is_train=True)
+    built = build_post_processor(cfg)
 
-    assert (test.score_threshold, test.pre_nms_top_n, test.detections_per_image) == (
-        0.05,
-        1000,
-        300,
-    )
-    assert (train.score_threshold, train.pre_nms_top_n, train.detections_per_image) == (
-        0,
-        3000,
-        1000,
-    )
-    assert test.score_aggregation == "MAX"
-    assert not test.suppress
-    assert train.suppress
+    assert (built.score_threshold, built.pre_nms_top_n) == (0.05, 1000)
+    assert (built.nms_threshold, built.detections_per_image) == (0.6, 300)
+    assert built.score_aggregation == "MAX"
+    assert not built.suppress

@@ -146,7 +146,7 @@ def atss() -> CfgNode:
     node.NMS_TH = 0.6  # overlap above which the lower score is suppressed
     node.DETECTIONS_PER_IMG = 100  # kept in the end; LVIS 300
 
-    # The same for proposals in training.
+    # Without effect (proposals for a second stage, which is not built).
     node.INFERENCE_TH_TRAIN = 0.0
     node.PRE_NMS_TOP_N_TRAIN = 3000
     node.POST_NMS_TOP_N_TRAIN = 1000

@@ -161,24 +161,16 @@ class PostProcessor(nn.Module):
         return torch.cat(chosen)
 
 
-def build_post_processor(cfg, is_train: bool = False) -> PostProcessor:
-    """Post-processor from ``MODEL.ATSS``; ``is_train`` selects the settings for proposals."""
+def build_post_processor(cfg) -> PostProcessor:
+    """Post-processor from ``MODEL.ATSS``."""
     atss = cfg.MODEL.ATSS
-    if is_train:
-        threshold, top_n, kept = (
-            atss.INFERENCE_TH_TRAIN,
-            atss.PRE_NMS_TOP_N_TRAIN,
-            atss.POST_NMS_TOP_N_TRAIN,
-        )
-    else:
-        threshold, top_n, kept = atss.INFERENCE_TH, atss.PRE_NMS_TOP_N, atss.DETECTIONS_PER_IMG
     return PostProcessor(
-        score_threshold=threshold,
-        pre_nms_top_n=top_n,
+        score_threshold=atss.INFERENCE_TH,
+        pre_nms_top_n=atss.PRE_NMS_TOP_N,
         nms_threshold=atss.NMS_TH,
-        detections_per_image=kept,
+        detections_per_image=atss.DETECTIONS_PER_IMG,
         score_aggregation=cfg.MODEL.DYHEAD.SCORE_AGG,
-        suppress=is_train or not cfg.TEST.USE_MULTISCALE,
+        suppress=not cfg.TEST.USE_MULTISCALE,
     )
 
 
