@@ -12,6 +12,7 @@ from yacs.config import CfgNode
 
 from maskrcnn_benchmark.config.file_search import search_roots
 from maskrcnn_benchmark.config.paths_catalog import ModelCatalog, try_to_find
+from maskrcnn_benchmark.errors import DataError
 
 from . import comm
 from .checkpoint_files import (
@@ -116,12 +117,33 @@ class CheckpointFolder:
     def latest(self) -> SavedRun | None:
         """The checkpoint to continue from, read; None if no run was saved here.
 
+        Called by all processes together.
+
         A file that does not read (cut short by a failing disk, removed by hand) is passed over
         with a warning in favour of the next older one.
 
         Raises:
-            CheckpointError: something was saved here, but nothing of it can be read.
+            CheckpointError: something was saved here, but nothing of it can be read; or processes
+                would continue from different files.
         """
+        saved, problem = None, None
+        try:
+            saved = self._read_latest()
+        except CheckpointError as error:
+            problem = error
+        name = "nothing" if saved is None else saved.path.name
+        found = comm.all_gather("nothing readable" if problem else name)
+        if len(set(found)) > 1:
+            files = "; ".join(f"process {rank}: {name}" for rank, name in enumerate(found))
+            raise CheckpointError(
+                f"the processes would continue from different checkpoints of {self.folder} "
+                f"({files}). All hosts have to share this folder."
+            ) from problem
+        if problem is not None:
+            raise problem
+        return saved
+
+    def _read_latest(self) -> SavedRun | None:
         if not self.has_checkpoint():
             return None
         named = self.folder / (self.folder / POINTER).read_text().strip()
@@ -200,7 +222,10 @@ def load_weights(
         weights = find_weights(contents, key)
     except ValueError as error:
         raise CheckpointError(f"{path} is not a checkpoint of a model: {error}") from error
-    report = load_weights_into(model, weights)
+    try:
+        report = load_weights_into(model, weights)
+    except DataError as error:
+        raise CheckpointError(f"the weights in {path} cannot be used: {error}") from error
     logger.info("weights of %s from %s: %s", key, path, report.summary())
     if not report.complete:
         logger.info("what did not fit:\n%s", report.table())

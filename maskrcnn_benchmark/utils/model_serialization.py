@@ -11,7 +11,7 @@ from torch import nn
 from maskrcnn_benchmark.errors import DataError
 
 from .mmdet_layout import from_mmdet_layout, is_mmdet_layout
-from .sharding import like
+from .sharding import like, local
 
 # Names of values that the model computes by itself, which files of various ages do or do not hold.
 RECOMPUTED = re.compile(
@@ -145,6 +145,17 @@ def align(model_names: list[str], file_names: set[str]) -> dict[str, str]:
     return matches
 
 
+def _require_finite(weights: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:
+    """Refuse values with which every prediction is nothing; ``weights`` have the model's names."""
+    for name, value in weights.items():
+        if value.shape != state[name].shape or not value.is_floating_point() or not value.numel():
+            continue
+        # Both are not numbers where one value is none, and unlike isfinite they need no memory.
+        smallest, largest = local(value).aminmax()
+        if not (smallest.isfinite() and largest.isfinite()):
+            raise DataError(f"{name} holds values that are infinite or not numbers")
+
+
 @torch.no_grad()
 def load_weights_into(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> LoadReport:
     """Copy fitting weights into a model, converting type and device; leave the rest as it is.
@@ -152,9 +163,12 @@ def load_weights_into(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> 
     Args:
         model: not wrapped in DistributedDataParallel.
         weights: names as :func:`find_weights` gives them.
+    Raises:
+        DataError: a value that would be copied is infinite or not a number; nothing is copied then.
     """
     state = model.state_dict()
     matches = align(sorted(state), set(weights))
+    _require_finite({n: weights[m] for n, m in matches.items() if not RECOMPUTED.search(n)}, state)
     report = LoadReport()
     for name, target in state.items():
         if name not in matches:

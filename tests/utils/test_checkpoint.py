@@ -129,6 +129,26 @@ def test_weights_of_another_model_are_refused(tmp_path):
         load_weights(small_model(), tmp_path / "w.pth")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path, value):
+    state = small_model(2.0).state_dict()
+    state["1.weight"][0, 1] = value
+    write_checkpoint(tmp_path / "w.pth", {"model": state})
+    model = small_model(1.0)
+
+    with pytest.raises(CheckpointError, match=r"w\.pth cannot be used: 1\.weight holds values"):
+        load_weights(model, tmp_path / "w.pth")
+
+    assert torch.all(model[0].weight == 1.0)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_every_precision_are_looked_at(tmp_path, kind):
+    state = {name: value.to(kind) for name, value in small_model(2.0).state_dict().items()}
+    write_checkpoint(tmp_path / "w.pth", {"model": state})
+    assert load_weights(small_model(), tmp_path / "w.pth").complete
+
+
 def test_a_partly_fitting_file_is_refused_where_the_very_model_is_needed(tmp_path):
     state = small_model(2.0).state_dict()
     del state["1.bias"]
