@@ -116,6 +116,9 @@ def request_query(
 def _from_names(names: list[str]) -> CaptionRequest:
     if not names or any(not isinstance(name, str) or not name.strip() for name in names):
         raise DataError(f"Give at least one name and no empty ones; got {names!r}")
+    for name in names:
+        if not _has_word(name):
+            raise DataError(f"There is nothing to look for in {name!r}: name things by words.")
     caption, entities = "", []
     for name in names:
         entities.append(Span(len(caption), len(caption) + len(name), name))
@@ -132,8 +135,12 @@ def _comma_separated(caption: str) -> list[Span]:
     return [
         span._replace(text=caption[span.start : span.end])
         for span in spans
-        if any(character.isalnum() for character in caption[span.start : span.end])
+        if _has_word(caption[span.start : span.end])
     ]
+
+
+def _has_word(text: str) -> bool:
+    return any(character.isalnum() for character in text)
 
 
 def _custom_spans(caption: str, item: Mapping) -> list[Span]:

@@ -65,6 +65,12 @@ def test_asking_for_nothing_is_an_error(nothing):
         read_request(nothing, phrase_finder=by_rules)
 
 
+@pytest.mark.parametrize("text", ["...", "star. ... ", "?!"])
+def test_a_list_with_a_name_without_words_is_refused(text):
+    with pytest.raises(ValueError, match="nothing to look for in"):
+        read_request(split_names(text))
+
+
 def test_entity_i_has_label_i_plus_one(bert_tokenizer):
     query = request_query(read_request(["dog", "hot dog"]), bert_tokenizer)
 

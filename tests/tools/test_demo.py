@@ -58,7 +58,7 @@ def test_the_pictures_themselves_are_never_overwritten(folder, weights, capsys):
 def test_a_picture_that_could_not_be_written_leaves_nothing_half_done(
     folder, tmp_path, weights, monkeypatch, capsys
 ):
-    def fail(image, file, kind):
+    def fail(image, file, *args, **options):
         file.write(b"half of it")
         raise OSError("the disk is full")
 
@@ -129,6 +129,12 @@ def test_bad_sentences_are_one_clear_line(folder, tmp_path, weights, capsys, tex
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert message in error
+
+
+def test_a_list_of_marks_is_refused_as_such_a_sentence_is(folder, tmp_path, weights, capsys):
+    for option in ("--texts", "--text"):
+        assert _run(folder / "b.jpg", tmp_path / "out", weights, option, "...") == 1
+        assert "nothing to look for in" in capsys.readouterr().err
 
 
 def test_an_image_that_cannot_be_read_is_named(tmp_path, weights, capsys):
