@@ -9,6 +9,7 @@ in order, so phrase and span numbers never drift apart.
 import functools
 import logging
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -16,8 +17,12 @@ from maskrcnn_benchmark.grounding import word_classes as words
 
 logger = logging.getLogger(__name__)
 
+# Stands for all that belongs to the letter before it: combining accents, vowel signs, joiners.
+_MARK = "\N{COMBINING GRAVE ACCENT}"
+_JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
 # Words (with inner hyphens and apostrophes), clitics on their own, or single punctuation marks.
-_TOKEN = re.compile(r"n't\b|['’]s\b|\w+?(?=n't\b)|\w+(?:-\w+)*|[^\w\s]")
+_WORD = rf"\w[\w{_MARK}]*"
+_TOKEN = re.compile(rf"n't\b|['’]s\b|{_WORD}?(?=n't\b)|{_WORD}(?:-{_WORD})*|[^\w\s]")
 
 _NOUN, _ADJECTIVE, _DETERMINER, _POSSESSIVE, _NUMBER = "NN", "JJ", "DT", "PRP$", "CD"
 _PREPOSITION, _PUNCTUATION, _OTHER = "IN", ".", "X"
@@ -44,7 +49,7 @@ def find_noun_phrases(caption: str, tagger: Tagger | None = None) -> list[Span]:
     Returns:
         possibly empty list; a repeated phrase appears once per place.
     """
-    tokens = [Span(match.start(), match.end(), match.group()) for match in _TOKEN.finditer(caption)]
+    tokens = _split_words(caption)
     tags = (tagger or default_tagger())([token.text.lower() for token in tokens])
     phrases = []
     position = 0
@@ -57,6 +62,18 @@ def find_noun_phrases(caption: str, tagger: Tagger | None = None) -> list[Span]:
         phrases.append(Span(begin_char, end_char, caption[begin_char:end_char]))
         position = end
     return phrases
+
+
+def _split_words(caption: str) -> list[Span]:
+    """Words, with the combining marks of their letters, and punctuation marks."""
+    shapes = caption if caption.isascii() else "".join(map(_shape, caption))
+    places = [match.span() for match in _TOKEN.finditer(shapes)]
+    return [Span(begin, end, caption[begin:end]) for begin, end in places]
+
+
+def _shape(character: str) -> str:
+    is_mark = unicodedata.category(character).startswith("M") or character in _JOINERS
+    return _MARK if is_mark else character
 
 
 @functools.cache

@@ -56,6 +56,52 @@ def test_spans_are_ordered_pieces_of_the_caption(caption):
     assert all(a.end <= b.start for a, b in itertools.pairwise(spans))
 
 
+DECOMPOSED = "e\N{COMBINING ACUTE ACCENT}"
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        f"caf{DECOMPOSED}",
+        f"prot{DECOMPOSED}g{DECOMPOSED}-dog",
+        "कुत्ता",
+        "क्\N{ZERO WIDTH JOINER}ष",
+        "ที่นั่ง",
+        "كُرْسِيّ",
+    ],
+)
+def test_marks_do_not_split_words(word):
+    assert phrases(f"a {word}, a star") == [f"a {word}", "a star"]
+    assert phrases(word) == [word]
+
+
+def test_marks_without_a_letter_are_no_words():
+    heart = "\N{HEAVY BLACK HEART}\N{VARIATION SELECTOR-16}"
+    assert phrases(f"{heart} star {heart}") == ["star"]
+    assert phrases(heart) == []
+
+
+@given(st.lists(st.from_regex(r"[abक][abकि्\u0301\u200d\ufe0f]*", fullmatch=True)))
+def test_words_keep_their_marks_wherever_they_stand(words):
+    seen = []
+
+    def every_word_a_noun(tokens):
+        seen.extend(tokens)
+        return ["NN"] * len(tokens)
+
+    find_noun_phrases(" ".join(words), every_word_a_noun)
+
+    assert seen == words
+
+
+@given(st.text(st.sampled_from("ab ,-'nté\u0301ि्\u200d\ufe0f❤"), max_size=30))
+def test_spans_index_the_caption_as_it_was_written(caption):
+    spans = find_noun_phrases(caption, tag_by_rules)
+
+    assert all(caption[span.start : span.end] == span.text for span in spans)
+    assert all(a.end <= b.start for a, b in itertools.pairwise(spans))
+
+
 def test_a_tagger_decides_the_word_classes():
     tags = {"time": "NN", "flies": "VBZ", "fast": "JJ", "arrows": "NNS"}
 
