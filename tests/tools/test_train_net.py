@@ -56,6 +56,7 @@ def test_training_writes_what_it_promises_and_does_nothing_when_it_is_finished(w
     output = world / "output"
     names = {path.name for path in output.iterdir() if not path.name.startswith("events")}
     assert names == {
+        ".lock",
         "config.yml",
         "config_original.yml",
         "last_checkpoint",
