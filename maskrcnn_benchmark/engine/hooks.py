@@ -38,6 +38,10 @@ class Hook:
             losses: (iteration, values by name) of what was read since the last call; often empty.
         """
 
+    def takes_long(self, trainer: "Trainer") -> bool:
+        """True if ``after_iteration`` will do so much now that the state should be safe before."""
+        return False
+
     def after_train(self, trainer: "Trainer") -> None:
         """The loop has ended, for whatever reason."""
 
@@ -163,7 +167,7 @@ class Validation(Hook):
         self.below_best = 0
 
     def after_iteration(self, trainer: "Trainer", losses: LossRows) -> None:
-        if trainer.iteration % self.period and trainer.iteration != trainer.max_iter:
+        if not self.takes_long(trainer):
             return
         result = self._evaluate(trainer)
         value, name = result["value"], result["primary"]
@@ -193,6 +197,9 @@ class Validation(Hook):
                 f"a row below the best {name} of {self.best:.4f}"
             )
             logger.info(trainer.terminated)
+
+    def takes_long(self, trainer: "Trainer") -> bool:
+        return trainer.iteration % self.period == 0 or trainer.iteration == trainer.max_iter
 
     def _evaluate(self, trainer: "Trainer") -> dict[str, Any]:
         with preserved_random_state():

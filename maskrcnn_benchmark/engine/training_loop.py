@@ -240,10 +240,13 @@ class Trainer:
             self.ema.update(self.model)
 
     def _run_hooks(self) -> None:
+        already_saved = self.hooks_pending
         self.hooks_pending = True
         losses = []
         if self.iteration % self.read_period == 0 or self._at_end:
             losses = self.history.read()
+        if not already_saved and any(hook.takes_long(self) for hook in self.hooks):
+            self.save()  # a validation that fails or is killed costs no training
         for hook in self.hooks:
             hook.after_iteration(self, losses)
         self.step.model.train()  # a validation has put it into evaluation mode
@@ -303,6 +306,9 @@ class Trainer:
             self.iteration = state["iteration"]
             if self.ema is not None and "model_ema" in state:
                 self.ema.load_state_dict(find_weights(state, "model_ema"))
+            elif self.ema is not None:
+                logger.warning("the checkpoint has no average of weights: it begins here")
+                self.restart_average()
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"cannot continue from the checkpoint: {error}") from error
         if self.weight_decay_schedule is not None:

@@ -13,7 +13,11 @@ import torch
 from maskrcnn_benchmark.engine.hooks import Hook
 from maskrcnn_benchmark.engine.stop_request import EvaluationInterrupted
 from maskrcnn_benchmark.utils import checkpoint_files, comm
-from maskrcnn_benchmark.utils.checkpoint_files import CheckpointError, read_checkpoint
+from maskrcnn_benchmark.utils.checkpoint_files import (
+    CheckpointError,
+    read_checkpoint,
+    write_checkpoint,
+)
 from tests.engine import elastic_program
 from tests.engine.tiny_run import KillAt, TinyOptions, run
 from tests.process_tools import free_port, process_context, run_world
@@ -92,6 +96,26 @@ def test_a_kill_in_the_middle_of_writing_costs_nothing_but_time(
     assert in_process(run, tmp_path, TinyOptions()) == 0
     assert_same_bits(final_state(tmp_path), undisturbed)
     assert not list(tmp_path.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("iteration", [10, 20])
+def test_a_validation_that_fails_costs_no_training(tmp_path, undisturbed, iteration):
+    def prepare(trainer):
+        evaluate = trainer.hooks[0].evaluate
+
+        def fail():
+            if trainer.iteration == iteration:
+                raise RuntimeError("out of memory")
+            return evaluate()
+
+        trainer.hooks[0].evaluate = fail
+
+    options = TinyOptions(save_period=5)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(tmp_path, options, prepare=prepare)
+    assert (tmp_path / "last_checkpoint").read_text() == f"model_{iteration:07d}.pth"
+    assert in_process(run, tmp_path, options) == 0
+    assert_same_bits(final_state(tmp_path), undisturbed)
 
 
 def run_attached(*arguments):
@@ -218,7 +242,7 @@ def test_a_finished_run_of_older_files_ends_with_the_same_weights(tmp_path, undi
     assert in_process(run, tmp_path, TinyOptions()) == 0
     contents = final_state(tmp_path)
     del contents["trainer"]["complete"]
-    torch.save(contents, tmp_path / "model_final.pth")
+    write_checkpoint(tmp_path / "model_final.pth", contents)
     assert in_process(run, tmp_path, TinyOptions()) == 0
     assert_same_bits(final_state(tmp_path), undisturbed)
 
