@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -50,6 +51,8 @@ def locked_folder(folder: str | Path, name: str = TRAINING_LOCK) -> Iterator[Non
 def _lock(folder: Path, name: str, stack: contextlib.ExitStack) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     lock = stack.enter_context((folder / name).open("w"))
+    # A loader worker outlives a main process that is killed; a restart must not wait for it.
+    os.register_at_fork(after_in_child=lock.close)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

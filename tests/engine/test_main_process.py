@@ -2,6 +2,8 @@
 
 import errno
 import fcntl
+import multiprocessing
+import time
 
 import pytest
 
@@ -41,6 +43,17 @@ def test_a_folder_is_locked_for_one_purpose_until_it_is_left(tmp_path):
             pass
     with locked_folder(tmp_path / "run"):
         pass
+
+
+def test_a_process_that_stays_behind_does_not_keep_the_lock(tmp_path):
+    with locked_folder(tmp_path):
+        worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+        worker.start()
+        time.sleep(0.5)
+    with locked_folder(tmp_path):
+        assert worker.is_alive()
+    worker.kill()
+    worker.join()
 
 
 def test_a_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch, caplog):
