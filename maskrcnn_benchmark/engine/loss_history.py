@@ -14,6 +14,9 @@ from .step import StepResult
 
 logger = logging.getLogger(__name__)
 
+# The loss scale, 2 ** 16 at first, halves with each: so many in a row are not of its making.
+MOST_OVERFLOWS = 24
+
 
 class NonFiniteLossError(UserError, RuntimeError):
     """Too many updates in a row had to be left out because losses or gradients were not finite."""
@@ -32,7 +35,8 @@ class LossHistory:
     Also keeps the rule for bad numbers: an update with a non-finite loss or gradient is left out
     and reported with the terms, the iteration and the images; ``patience`` of them in a row end
     the training. Under float16 an overflow of the gradients alone is ordinary (the loss scale
-    adapts), so there only non-finite losses count.
+    adapts), so there non-finite losses count, and overflows from the ``MOST_OVERFLOWS``-th in a
+    row on.
 
     Args:
         patience: number of left-out updates in a row that ends the training.
@@ -44,6 +48,7 @@ class LossHistory:
         self.overflow_is_ordinary = overflow_is_ordinary
         self.bad_in_a_row = 0
         self.num_skipped = 0
+        self.overflows_in_a_row = 0
         self._entries: list[_Entry] = []
 
     def add(self, iteration: int, images: Sequence[str], result: StepResult) -> None:
@@ -70,7 +75,7 @@ class LossHistory:
             if skipped:
                 self._report(entry, terms, norm)
             else:
-                self.bad_in_a_row = 0
+                self.bad_in_a_row = self.overflows_in_a_row = 0
         return _mean_over_processes(rows)
 
     def _report(self, entry: _Entry, terms: dict[str, float], norm: float) -> None:
@@ -81,7 +86,9 @@ class LossHistory:
             for rank, text in enumerate(comm.all_gather(f"{bad} ({images})" if bad else ""))
             if text
         ]
-        if not found and self.overflow_is_ordinary:
+        self.overflows_in_a_row += not found
+        ordinary = self.overflow_is_ordinary and self.overflows_in_a_row < MOST_OVERFLOWS
+        if not found and ordinary:
             logger.debug(
                 "iteration %d: gradients overflowed, the loss scale drops", entry.iteration
             )
@@ -104,11 +111,16 @@ class LossHistory:
             )
 
     def state_dict(self) -> dict[str, int]:
-        return {"bad_in_a_row": self.bad_in_a_row, "num_skipped": self.num_skipped}
+        return {
+            "bad_in_a_row": self.bad_in_a_row,
+            "num_skipped": self.num_skipped,
+            "overflows_in_a_row": self.overflows_in_a_row,
+        }
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.bad_in_a_row = state["bad_in_a_row"]
         self.num_skipped = state["num_skipped"]
+        self.overflows_in_a_row = state.get("overflows_in_a_row", 0)
 
 
 def _to_host(entries: list[_Entry]) -> list[list[float]]:

@@ -143,10 +143,12 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: Mapping[str, A
     file: they follow from the configuration and the schedules.
 
     Raises:
-        ValueError: the file's parameters cannot be told apart by name or number.
+        ValueError: the file's parameters cannot be told apart by name or number, or it is of
+            another kind of optimizer.
     """
     parameters = dict(named_parameters(optimizer))
     buffers_by_name = _buffers_by_name(saved, optimizer)
+    _require_same_kind(buffers_by_name, optimizer)
     unused = sorted(set(buffers_by_name) - set(parameters))
     fresh = sorted(set(parameters) - set(buffers_by_name))
     reshaped = []
@@ -186,6 +188,17 @@ def _buffers_by_name(
         )
     names = {key: name_at[position] for position, key in enumerate(keys)}
     return {names[key]: buffers for key, buffers in saved["state"].items()}
+
+
+def _require_same_kind(
+    buffers_by_name: Mapping[str, Mapping[str, Any]], optimizer: torch.optim.Optimizer
+) -> None:
+    is_sgd = isinstance(optimizer, torch.optim.SGD)
+    if any(buffers and ("exp_avg" in buffers) == is_sgd for buffers in buffers_by_name.values()):
+        raise ValueError(
+            f"its optimizer state is not of {type(optimizer).__name__}: set SOLVER.OPTIMIZER as the "
+            "earlier run had it, or start in another OUTPUT_DIR with these weights"
+        )
 
 
 def _has_other_shape(value: Any, parameter: nn.Parameter) -> bool:

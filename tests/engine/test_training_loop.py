@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from maskrcnn_benchmark.engine.hooks import Hook, Validation
-from maskrcnn_benchmark.engine.loss_history import NonFiniteLossError
+from maskrcnn_benchmark.engine.loss_history import MOST_OVERFLOWS, NonFiniteLossError
 from maskrcnn_benchmark.utils import comm
+from maskrcnn_benchmark.utils.checkpoint import CheckpointFolder
 from maskrcnn_benchmark.utils.checkpoint_files import CheckpointError, read_checkpoint
 from tests.engine.tiny_run import (
     KillAt,
@@ -183,6 +184,18 @@ def test_an_overflow_of_gradients_under_float16_is_ordinary(tmp_path):
     assert trainer.step.scaler.get_scale() < 2.0**40
 
 
+def test_gradients_that_overflow_at_every_scale_stop_the_run(tmp_path):
+    options = TinyOptions(amp_dtype=torch.float16, max_iter=60, save_period=99, **PLAIN)
+    trainer = make_trainer(tmp_path, options)
+    next(trainer.model.parameters()).register_hook(lambda gradient: gradient * math.nan)
+    with pytest.raises(NonFiniteLossError, match="5 updates in a row"):
+        trainer.train()
+    assert trainer.iteration == MOST_OVERFLOWS + 5 - 1
+    again = make_trainer(tmp_path, options)
+    again.load_state_dict(again.checkpoints.latest().contents)
+    assert again.history.overflows_in_a_row == trainer.history.overflows_in_a_row
+
+
 def test_progress_lines_have_time_left_losses_rates_and_memory(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         run(tmp_path, TinyOptions(max_iter=10))
@@ -308,6 +321,37 @@ def test_a_checkpoint_of_another_model_is_not_continued(tmp_path):
     state["model"] = TinyModel(batch_norm=False).state_dict()
     with pytest.raises(CheckpointError, match=r"use another OUTPUT_DIR[\s\S]*norm\.weight"):
         trainer.load_state_dict(state)
+
+
+def test_an_average_that_is_switched_on_later_begins_with_the_loaded_weights(tmp_path, caplog):
+    run(tmp_path, TinyOptions(max_iter=4, use_ema=False))
+    trainer = make_trainer(tmp_path, TinyOptions(max_iter=8))
+    trainer.load_state_dict(trainer.checkpoints.latest().contents)
+    assert "no average of weights" in caplog.text
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(trainer.ema.state_dict()[name], value)
+
+
+@pytest.mark.parametrize("kinds", [("SGD", "ADAMW"), ("ADAMW", "SGD")])
+def test_another_optimizer_does_not_continue(tmp_path, kinds):
+    options = [TinyOptions(max_iter=2, optimizer=kind, base_lr=0.001) for kind in kinds]
+    run(tmp_path, options[0])
+    with pytest.raises(CheckpointError, match=r"set SOLVER\.OPTIMIZER as the earlier run"):
+        run(tmp_path, options[1])
+
+
+def latest_of_own_folder(folder) -> str:
+    own = CheckpointFolder(folder / str(comm.get_rank()))
+    try:
+        return str(own.latest())
+    except CheckpointError as error:
+        return str(error)
+
+
+def test_processes_that_see_different_checkpoints_name_them(tmp_path):
+    CheckpointFolder(tmp_path / "0").save("model_0000004", {})
+    errors = run_world(2, latest_of_own_folder, tmp_path, folder=tmp_path / "out")
+    assert all("process 0: model_0000004.pth; process 1: nothing)" in error for error in errors)
 
 
 def test_a_checkpoint_of_the_original_layout_is_continued(tmp_path):
