@@ -30,7 +30,6 @@ from .finetuning_folder import (
     decides_weights,
     describe_owner,
     finished_record,
-    on_main_process,
     own_folder,
     record_finish,
     remembered,
@@ -38,6 +37,8 @@ from .finetuning_folder import (
 from .finetuning_prompt import describe_prompt
 from .finetuning_start import build_pull_to_start, load_start_weights, log_few_shot, write_json
 from .hooks import Validation
+from .main_process import on_main_process
+from .parallel import refuse_shared_evaluation
 from .stop_request import EvaluationInterrupted, StopRequest
 from .trainer import build_trainer
 from .training_loop import Trainer
@@ -126,6 +127,8 @@ def run_finetuning(run: FinetuningRun, options: FinetuningOptions) -> Outcome:
 
 def _train(run: FinetuningRun, config: CfgNode, options: FinetuningOptions) -> bool:
     """Train to the end; False if a signal came before."""
+    if options.old_world:
+        refuse_shared_evaluation(config, "--old-world")
     settings = config.clone()  # the loader writes the length of the run into it
     trainer = build_trainer(settings)
     earlier = remembered(run.folder / FINISHED_FILE)

@@ -35,7 +35,7 @@ def sharded(cfg: CfgNode) -> bool:
 
     Raises:
         ConfigError: it is none of ``KINDS``, or batch normalisation trains, whose statistics only
-            DistributedDataParallel keeps equal.
+            DistributedDataParallel keeps equal, or validation is asked for.
     """
     if cfg.SOLVER.PARALLEL not in KINDS:
         raise ConfigError(f"SOLVER.PARALLEL is {cfg.SOLVER.PARALLEL!r}, not one of {list(KINDS)}")
@@ -44,7 +44,25 @@ def sharded(cfg: CfgNode) -> bool:
             "SOLVER.PARALLEL fsdp does not share the running statistics of batch normalisation: "
             "set MODEL.BACKBONE.USE_BN False, or SOLVER.PARALLEL ddp"
         )
+    if cfg.TEST.DURING_TRAINING or cfg.SOLVER.USE_AUTOSTEP:
+        refuse_shared_evaluation(cfg, "TEST.DURING_TRAINING or SOLVER.USE_AUTOSTEP")
     return cfg.SOLVER.PARALLEL == "fsdp" and comm.get_world_size() > 1
+
+
+def refuse_shared_evaluation(cfg: CfgNode, wish: str) -> None:
+    """Make sure that nobody evaluates a model whose parameters are shared out.
+
+    All processes gather a layer together. One with fewer batches, or none where its images need no
+    prediction, would leave the others waiting for ever.
+
+    Raises:
+        ConfigError: SOLVER.PARALLEL is "fsdp".
+    """
+    if cfg.SOLVER.PARALLEL == "fsdp":
+        raise ConfigError(
+            f"SOLVER.PARALLEL fsdp cannot evaluate while it trains: leave out {wish}, and evaluate "
+            "the checkpoints with tools/test_grounding_net.py; or use SOLVER.PARALLEL ddp"
+        )
 
 
 def shard(model: nn.Module, device: torch.device) -> None:

@@ -102,14 +102,12 @@ def test_checkpoints_hold_whole_tensors_under_the_same_names(world, replicated, 
 
 
 def run_to_the_end(world: Path, output: str, kill_at: int | None) -> bool:
-    """Five steps with a validation, in the way of the tool; SIGTERM to one process if asked."""
+    """Five steps in the way of the tool; SIGTERM to one process if asked."""
     torch.set_num_threads(1)
     config = read_config(
         world / "config.yaml",
         *("OUTPUT_DIR", str(world / output), *EVEN, "SOLVER.PARALLEL", "fsdp"),
-        *("SOLVER.MAX_ITER", 5, "SOLVER.CHECKPOINT_PERIOD", 4, "MODEL.ATSS.INFERENCE_TH", 0.0),
-        *("TEST.DURING_TRAINING", True, "TEST.IMS_PER_BATCH", 2),
-        *("SOLVER.USE_EMA_FOR_MONITOR", True),
+        *("SOLVER.MAX_ITER", 5, "SOLVER.CHECKPOINT_PERIOD", 4),
     )
     trainer = without_dropout(build_trainer(config))
     start_from(trainer, "")
@@ -120,7 +118,7 @@ def run_to_the_end(world: Path, output: str, kill_at: int | None) -> bool:
     return trainer.finished
 
 
-def test_a_stopped_run_continues_to_the_same_bits_and_validates(world):
+def test_a_stopped_run_continues_to_the_same_bits(world):
     folders = iter(world / f"processes_{number}" for number in range(3))
     assert all(run_world(2, run_to_the_end, world, "whole", None, folder=next(folders)))
     assert not any(run_world(2, run_to_the_end, world, "stopped", 3, folder=next(folders)))
@@ -129,9 +127,6 @@ def test_a_stopped_run_continues_to_the_same_bits_and_validates(world):
         read_checkpoint(world / name / "model_final.pth") for name in ("whole", "stopped")
     )
     assert_same_bits(other, one)
-    best = read_checkpoint(world / "whole/model_best.pth")
-    assert best["model"].keys() == one["model"].keys()
-    assert all(torch.is_tensor(value) for value in best["model_ema"].values())
 
 
 def numbers_held(world: Path) -> tuple[int, int]:
@@ -172,6 +167,8 @@ def test_mixed_precision_and_its_loss_scale_work_on_shares(world):
     [
         (("SOLVER.PARALLEL", "horovod"), r"SOLVER\.PARALLEL is 'horovod'"),
         (("SOLVER.PARALLEL", "fsdp", "MODEL.BACKBONE.USE_BN", True), "running statistics"),
+        (("SOLVER.PARALLEL", "fsdp", "TEST.DURING_TRAINING", True), "test_grounding_net"),
+        (("SOLVER.PARALLEL", "fsdp", "SOLVER.USE_AUTOSTEP", True), "test_grounding_net"),
     ],
 )
 def test_what_cannot_be_shared_is_refused(world, opts, message):

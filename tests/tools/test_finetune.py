@@ -231,6 +231,16 @@ def test_what_was_known_before_is_measured_before_and_after(tmp_path, weights, c
     assert "| old world, old: val | AP |" in capsys.readouterr().out
 
 
+def test_what_was_known_before_is_not_measured_on_a_shared_model(tmp_path, weights, capsys):
+    task, old = write_task(tmp_path), write_task(tmp_path, "old")
+    flags = ("--ft-tasks", str(task), "--old-world", str(old))
+    opts = ["MODEL.WEIGHT", str(weights), "SOLVER.PARALLEL", "fsdp"]
+
+    assert run_finetune(tmp_path / "out", *flags, opts=opts) == 2
+
+    assert "leave out --old-world" in capsys.readouterr().err
+
+
 def test_old_data_are_mixed_in_by_name(tmp_path, weights, capsys):
     write_set(tmp_path / "old", 5, classes={1: "wheel"})
     task = write_task(tmp_path)
