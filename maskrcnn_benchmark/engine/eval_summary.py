@@ -21,8 +21,9 @@ from maskrcnn_benchmark.utils.checkpoint_files import write_atomically
 
 from .evaluate_tasks import WeightChoice, evaluate_tasks, list_tasks, load_model
 from .finetuning import NO_TRAINING
-from .finetuning_folder import OWNER_FILE, on_main_process, remembered, settings_digest
+from .finetuning_folder import OWNER_FILE, remembered, settings_digest
 from .finetuning_start import write_json
+from .main_process import on_main_process
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from maskrcnn_benchmark.data.datasets.coco_content import checked_content
 from maskrcnn_benchmark.evaluation import AnnotationError
 from maskrcnn_benchmark.utils.box_values import is_box
 
-from .finetuning_folder import on_main_process
 from .finetuning_start import write_json
+from .main_process import on_main_process
 
 logger = logging.getLogger(__name__)
 
