@@ -27,7 +27,9 @@ def annotations(boxes: Mapping[int, list[tuple[int, list[float]]]], **image_extr
     ]
     return {
         "images": [
-            {"id": image_id, "width": WIDTH, "height": HEIGHT, **image_extra} for image_id in boxes
+            {"id": image_id, "file_name": f"{image_id}.jpg", "width": WIDTH, "height": HEIGHT}
+            | image_extra
+            for image_id in boxes
         ],
         "annotations": [{"id": number, "iscrowd": 0} | row for number, row in enumerate(rows, 1)],
         "categories": [

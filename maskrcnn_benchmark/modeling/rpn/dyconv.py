@@ -136,18 +136,18 @@ class DyConv(nn.Module):
     def _mean(self, neighbours: list[Tensor]) -> Tensor:
         if self.AttnConv is None:
             return sum(neighbours) / len(neighbours)
-        # Dividing the weights instead of the maps, and adding while multiplying, saves passes.
+        # In the order of the original, so that rounding is the same.
         first, *others = neighbours
-        mean = first * self._weight(first, len(neighbours))
+        total = first * self._weight(first)
         for x in others:
-            mean = torch.addcmul(mean, x, self._weight(x, len(neighbours)))
-        return mean
+            total = total + x * self._weight(x)
+        return total / len(neighbours)
 
-    def _weight(self, x: Tensor, count: int) -> Tensor:
-        """``[B, 1, 1, 1]``, what one of ``count`` neighbours counts for in their mean."""
+    def _weight(self, x: Tensor) -> Tensor:
+        """``[B, 1, 1, 1]``, what a neighbour counts for."""
         _, conv, relu = self.AttnConv
         logit = F.linear(global_average(x), conv.weight.flatten(1), conv.bias)
-        return (h_sigmoid(relu(logit)) / count)[:, :, None, None]
+        return h_sigmoid(relu(logit))[:, :, None, None]
 
 
 def _enlarge(x: Tensor, like: Tensor) -> Tensor:
