@@ -109,8 +109,8 @@ def _resident(key: str) -> float:
 def machine(device: str = "cpu") -> str:
     """What figures were measured on, in one line."""
     return (
-        f"{_processor(device)}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s) used; Python "
-        f"{platform.python_version()}, PyTorch {torch.__version__}, transformers "
+        f"{_processor(device)}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s) used; "
+        f"Python {platform.python_version()}, PyTorch {torch.__version__}, transformers "
         f"{transformers.__version__}"
     )
 

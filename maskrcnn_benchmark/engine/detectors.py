@@ -50,8 +50,9 @@ class _PlacedQuery(EncodedQuery):
 class ClassDetector:
     """Looks for a list of classes in every image.
 
-    A caption is encoded once, on construction; the image once, whatever the number of queries. Several queries go through the head at once. Detections of all queries are
-    joined without a further suppression.
+    A caption is encoded once, on construction; the image once, whatever the number of queries.
+    Several queries go through the head at once. Detections of all queries are joined without a
+    further suppression.
 
     Args:
         model: in evaluation mode.
