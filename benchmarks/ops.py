@@ -23,6 +23,7 @@ from torch import Tensor
 from benchmarks.measuring import Comparison, write_comparisons
 from maskrcnn_benchmark.layers import (
     _native,
+    dynamic_mean,
     ml_nms,
     modulated_deform_conv,
     nms,
@@ -30,6 +31,7 @@ from maskrcnn_benchmark.layers import (
     sigmoid_focal_loss,
     token_sigmoid_focal_loss,
 )
+from maskrcnn_benchmark.layers.dynamic_mean import dynamic_mean_reference
 
 LEVELS = ((100, 152), (50, 76), (25, 38), (13, 19), (7, 10))
 CHANNELS = 256
@@ -257,7 +259,45 @@ def focal_cases(device: str, quick: bool) -> Iterator[Case]:
         )
 
 
-GROUPS = {"deform": deform_cases, "nms": nms_cases, "roi": roi_cases, "focal": focal_cases}
+def mean_cases(device: str, quick: bool) -> Iterator[Case]:
+    """Mean of a level of 800 x 1216 pixels and its two neighbours, with dynamic ReLU."""
+    height, width = (50, 76) if quick else (100, 152)
+    generator = torch.Generator().manual_seed(5)
+    maps = [
+        torch.randn(1, 256, height, width, generator=generator)
+        .to(device)
+        .to(memory_format=torch.channels_last)
+        for _ in range(3)
+    ]
+    weights = torch.rand(1, 3, generator=generator).to(device)
+    pieces = torch.randn(1, 4, 256, generator=generator).to(device)
+
+    def train(function: Callable) -> None:
+        leaves = [x.detach().requires_grad_() for x in (*maps, weights, pieces)]
+        out = function(leaves[:3], *leaves[3:])
+        out.backward(torch.ones_like(out))
+
+    yield Case(
+        "dynamic_mean of three maps",
+        "plain PyTorch",
+        lambda: dynamic_mean_reference(maps, weights, pieces),
+        lambda: dynamic_mean(maps, weights, pieces),
+    )
+    yield Case(
+        "dynamic_mean of three maps, forward and backward",
+        "plain PyTorch",
+        lambda: train(dynamic_mean_reference),
+        lambda: train(dynamic_mean),
+    )
+
+
+GROUPS = {
+    "deform": deform_cases,
+    "nms": nms_cases,
+    "roi": roi_cases,
+    "focal": focal_cases,
+    "mean": mean_cases,
+}
 
 
 def run(device: str = "cpu", quick: bool = False, only: str | None = None) -> list[Row]:

@@ -20,6 +20,10 @@ inline const char* const kSchemas[] = {
     "Tensor weight, int stride_height, int stride_width, int padding_height, int padding_width, "
     "int dilation_height, int dilation_width, int groups, int deformable_groups, "
     "bool need_samples, bool need_weight) -> (Tensor, Tensor, Tensor, Tensor)",
+    "dynamic_mean(Tensor first, Tensor? second, Tensor? third, Tensor weights, Tensor pieces) "
+    "-> Tensor",
+    "dynamic_mean_backward(Tensor grad_output, Tensor first, Tensor? second, Tensor? third, "
+    "Tensor weights, Tensor pieces) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     "sigmoid_focal_loss(Tensor logits, Tensor targets, float gamma, float alpha) -> Tensor",
     "sigmoid_focal_loss_backward(Tensor grad_loss, Tensor logits, Tensor targets, float gamma, "
     "float alpha) -> Tensor",

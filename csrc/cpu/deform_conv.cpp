@@ -21,33 +21,23 @@ constexpr int64_t kBlockStep = 12;      // whole tiles of the matrix product
 template <typename Packed, typename Given, typename Convert>
 Buffer<Packed> pack_weight(const DeformGeometry& g, const Given* weight, int64_t panel,
                            int64_t interleave, const Convert& convert) {
-  constexpr int64_t kChannels = 8;  // transposed at a time, in the first-level cache
   const int64_t inputs = g.group_channels(), outputs = g.group_outputs(), taps = g.taps();
   const int64_t panels = (outputs + panel - 1) / panel;
   const int64_t panel_size = round_up(inputs, interleave) * panel;
   Buffer<Packed> packed(g.groups * taps * panels * panel_size);
   parallel_for(g.groups * panels, 2, [&](int64_t begin, int64_t end) {
-    Buffer<Packed> tile(kChannels * taps * panel);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t group = unit / panels, p = unit % panels;
       const Given* const rows = weight + (group * outputs + p * panel) * inputs * taps;
       const int64_t columns = std::min(panel, outputs - p * panel);
-      for (int64_t first = 0; first < inputs; first += kChannels) {
-        const int64_t count = std::min(kChannels, inputs - first);
-        std::fill_n(tile.data(), kChannels * taps * panel, Packed{});
-        for (int64_t j = 0; j < columns; ++j) {
-          const Given* const row = rows + (j * inputs + first) * taps;
-          for (int64_t k = 0; k < count * taps; ++k) tile.data()[k * panel + j] = convert(row[k]);
-        }
-        for (int64_t c = 0; c < round_up(count, interleave); ++c) {
-          const int64_t channel = first + c;
-          for (int64_t tap = 0; tap < taps; ++tap) {
-            const Packed* const from = tile.data() + (c * taps + tap) * panel;
-            Packed* const to = packed.data() +
-                               ((group * taps + tap) * panels + p) * panel_size +
-                               channel / interleave * interleave * panel + channel % interleave;
-            for (int64_t j = 0; j < panel; ++j) to[j * interleave] = from[j];
-          }
+      for (int64_t channel = 0; channel < round_up(inputs, interleave); ++channel) {
+        for (int64_t tap = 0; tap < taps; ++tap) {
+          const Given* const from = rows + channel * taps + tap;
+          Packed* const to = packed.data() + ((group * taps + tap) * panels + p) * panel_size +
+                             channel / interleave * interleave * panel + channel % interleave;
+          const int64_t given = channel < inputs ? columns : 0;
+          for (int64_t j = 0; j < given; ++j) to[j * interleave] = convert(from[j * inputs * taps]);
+          for (int64_t j = given; j < panel; ++j) to[j * interleave] = Packed{};
         }
       }
     }

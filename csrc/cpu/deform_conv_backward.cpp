@@ -14,7 +14,7 @@ namespace glip {
 namespace {
 
 constexpr int64_t kBlock = 96;  // output pixels
-constexpr int64_t kSlice = 32;  // input channels
+constexpr int64_t kSlice = 64;  // input channels
 
 // Channels that share a group of the convolution and a deformable group.
 struct Slice {
@@ -152,13 +152,15 @@ class Backward {
   }
 
   void pack_weight(const Slice& slice, T* packed) const {
-    const int64_t panel = simd_.gemm_panel, outputs = g_.group_outputs();
-    std::fill_n(packed, g_.taps() * outputs * row_, T(0));
-    for (int64_t n = 0; n < outputs; ++n) {
-      for (int64_t c = 0; c < slice.size; ++c) {
-        const T* const from = weight_ + weight_at(slice, n, c, 0);
-        for (int64_t tap = 0; tap < g_.taps(); ++tap) {
-          packed[tap * outputs * row_ + (c / panel * outputs + n) * panel + c % panel] = from[tap];
+    const int64_t panel = simd_.gemm_panel, outputs = g_.group_outputs(), taps = g_.taps();
+    for (int64_t first = 0; first < row_; first += panel) {
+      const int64_t columns = std::clamp<int64_t>(slice.size - first, 0, panel);
+      for (int64_t n = 0; n < outputs; ++n) {
+        const T* const from = weight_ + weight_at(slice, n, first, 0);
+        for (int64_t tap = 0; tap < taps; ++tap) {
+          T* const to = packed + tap * outputs * row_ + (first / panel * outputs + n) * panel;
+          for (int64_t c = 0; c < columns; ++c) to[c] = from[c * taps + tap];
+          std::fill_n(to + columns, panel - columns, T(0));
         }
       }
     }

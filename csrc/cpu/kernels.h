@@ -91,6 +91,29 @@ struct DeformBackward {
   T* corner_sums;         // 4 per sample
 };
 
+// out = the larger of two lines, slope * mean + offset, at every pixel and channel, where mean is the
+// weighted sum of up to three maps divided by their number. All maps are `pixels` x `channels`.
+template <typename T>
+struct DynamicMean {
+  int count;              // of maps
+  const T* maps[3];
+  T weights[3];
+  const T* pieces;        // 4 x channels: slope and offset of the first line, of the second
+  int64_t pixels, channels;
+  T* out;                 // unread in the backward pass
+};
+
+// From the gradient of `out` to those of the maps; those of the pieces are added to their sums, and
+// the products of map and gradient of the mean summed up.
+template <typename T>
+struct DynamicMeanBackward {
+  DynamicMean<T> forward;
+  const T* grad;
+  T* grad_maps[3];
+  T* piece_sums;          // 4 x channels
+  T weight_sums[3];
+};
+
 // Indices along one axis and their weights.
 template <typename T>
 struct AxisWeights {
@@ -127,6 +150,9 @@ struct Kernels {
   void (*weighted_scatter)(T* image, int64_t row_stride, int64_t pixel_stride,
                            const AxisWeights<T>& rows, const AxisWeights<T>& columns,
                            int64_t channels, const T* values);
+
+  void (*dynamic_mean)(const DynamicMean<T>& task);
+  void (*dynamic_mean_backward)(DynamicMeanBackward<T>& task);
 
   // Focal loss of one row of logits whose positive column is `label - 1`.
   void (*focal_row)(const T* logits, int64_t count, int64_t label, T gamma, T alpha, T* loss);

@@ -21,6 +21,8 @@ bool register_all() {
       .add<&roi_align_backward_cpu>("roi_align_backward")
       .add<&deform_conv_cpu>("deform_conv")
       .add<&deform_conv_backward_cpu>("deform_conv_backward")
+      .add<&dynamic_mean_cpu>("dynamic_mean")
+      .add<&dynamic_mean_backward_cpu>("dynamic_mean_backward")
       .add<&sigmoid_focal_loss_cpu>("sigmoid_focal_loss")
       .add<&sigmoid_focal_loss_backward_cpu>("sigmoid_focal_loss_backward")
       .add<&token_sigmoid_focal_loss_cpu>("token_sigmoid_focal_loss")

@@ -29,6 +29,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> deform_conv_backward_cpu(
     int64_t dilation_height, int64_t dilation_width, int64_t groups, int64_t deformable_groups,
     bool need_samples, bool need_weight);
 
+Tensor dynamic_mean_cpu(Tensor first, std::optional<Tensor> second, std::optional<Tensor> third,
+                        Tensor weights, Tensor pieces);
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> dynamic_mean_backward_cpu(
+    Tensor grad_output, Tensor first, std::optional<Tensor> second, std::optional<Tensor> third,
+    Tensor weights, Tensor pieces);
+
 Tensor sigmoid_focal_loss_cpu(Tensor logits, Tensor targets, double gamma, double alpha);
 Tensor sigmoid_focal_loss_backward_cpu(Tensor grad_loss, Tensor logits, Tensor targets, double gamma,
                                        double alpha);

@@ -5,6 +5,7 @@
 // be compiled for newer instructions, or the linker might hand them to code that runs anywhere.
 
 #include "simd.h"
+#include "simd_dynamic_mean.h"
 #include "simd_focal.h"
 #include "simd_gemm.h"
 #include "simd_overlaps.h"
@@ -24,6 +25,8 @@ Kernels<T> make_table(const char* name) {
   table.deform_backward = &deform_backward<T>;
   table.weighted_sum = &weighted_sum<T>;
   table.weighted_scatter = &weighted_scatter<T>;
+  table.dynamic_mean = &dynamic_mean<T>;
+  table.dynamic_mean_backward = &dynamic_mean_backward<T>;
   table.focal_row = &focal_row<T>;
   table.focal_row_backward = &focal_row_backward<T>;
   table.token_focal_row = &token_focal_row<T>;

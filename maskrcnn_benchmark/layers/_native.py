@@ -84,7 +84,12 @@ def load() -> None:
     if (problem := _load("_ops_cpu")) is not None:
         _state.reasons = dict.fromkeys(("cpu", "cuda"), problem)
         return
-    importlib.import_module("maskrcnn_benchmark.layers._registrations")
+    try:
+        importlib.import_module("maskrcnn_benchmark.layers._registrations")
+    except RuntimeError as error:
+        reason = f"_ops_cpu was built from other sources ({error}); build it again"
+        _state.reasons = dict.fromkeys(("cpu", "cuda"), reason)
+        return
     devices = ["cpu", "meta"]
     if torch.version.cuda is None:
         _state.reasons["cuda"] = "this PyTorch is built without CUDA"

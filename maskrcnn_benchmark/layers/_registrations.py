@@ -181,6 +181,38 @@ def _empty_channels_last(like: Tensor, size: tuple[int, ...]) -> Tensor:
     return like.new_empty_strided((batch, channels, height, width), strides)
 
 
+@torch.library.register_fake("glip::dynamic_mean")
+def _fake_dynamic_mean(first: Tensor, *_arguments: object) -> Tensor:
+    return _empty_channels_last(first, tuple(first.shape))
+
+
+@torch.library.register_fake("glip::dynamic_mean_backward")
+def _fake_dynamic_mean_backward(
+    grad_output: Tensor,
+    first: Tensor,
+    second: Tensor | None,
+    third: Tensor | None,
+    weights: Tensor,
+    pieces: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    grad_maps = [
+        first.new_empty((0,)) if x is None else _empty_channels_last(x, tuple(x.shape))
+        for x in (first, second, third)
+    ]
+    return *grad_maps, weights.new_empty(weights.shape), pieces.new_empty(pieces.shape)
+
+
+def _dynamic_mean_context(ctx, inputs, output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _dynamic_mean_gradient(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+    grads = _ops.dynamic_mean_backward(grad, *ctx.saved_tensors)
+    return tuple(
+        None if x is None else grad for x, grad in zip(ctx.saved_tensors, grads, strict=True)
+    )
+
+
 @torch.library.register_fake("glip::sigmoid_focal_loss")
 def _fake_sigmoid_focal_loss(logits: Tensor, *_arguments: object) -> Tensor:
     return logits.new_empty(logits.shape)
@@ -233,6 +265,7 @@ torch.library.register_fake("glip::ml_nms", _fake_kept)
 for _name, _gradient, _context in (
     ("roi_align", _roi_align_gradient, _roi_align_context),
     ("deform_conv", _deform_conv_gradient, _deform_conv_context),
+    ("dynamic_mean", _dynamic_mean_gradient, _dynamic_mean_context),
     ("sigmoid_focal_loss", _sigmoid_focal_loss_gradient, _sigmoid_focal_loss_context),
     (
         "token_sigmoid_focal_loss",

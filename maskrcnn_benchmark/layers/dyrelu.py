@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from maskrcnn_benchmark.layers.dynamic_mean import larger_line
+
 
 def h_sigmoid(x: Tensor) -> Tensor:
     """Piecewise linear sigmoid, ``clamp(x + 3, 0, 6) / 6``."""
@@ -65,21 +67,32 @@ class DYReLU(nn.Module):
         if use_spatial:
             self.spa = nn.Sequential(nn.Conv2d(channels, 1, kernel_size=1), nn.BatchNorm2d(1))
 
+    @property
+    def is_two_lines(self) -> bool:
+        """True if the output is the larger of two lines with offsets, and nothing more."""
+        return self.pieces == 2 and self.use_bias and self.spa is None
+
+    def coefficients(self, average: Tensor) -> Tensor:
+        """``[..., num_coefficients, channels]`` from the global average ``[..., channels]``."""
+        gates = h_sigmoid(self.fc(average)).unflatten(-1, (self.num_coefficients, -1))
+        step = 2 if self.use_bias else 1
+        scale = gates.new_ones(self.num_coefficients, 1)
+        scale[::step] = 2.0
+        shift = gates.new_zeros(self.num_coefficients, 1)
+        shift[0] = 1.0
+        return scale * (gates - 0.5) + shift
+
     def forward(self, x: Tensor) -> Tensor:
         """``[B, channels, H, W]`` to the same shape."""
-        gates = h_sigmoid(self.fc(global_average(x)))[:, :, None, None]
-        gates = gates.chunk(self.num_coefficients, dim=1)
+        coefficients = self.coefficients(global_average(x))[..., None, None].unbind(1)
         step = 2 if self.use_bias else 1
-        slopes = [2.0 * (gate - 0.5) for gate in gates[::step]]
-        slopes[0] = slopes[0] + 1.0
-        offsets = [gate - 0.5 for gate in gates[1::step]]
+        slopes, offsets = coefficients[::step], coefficients[1::step]
         if not self.use_bias:
             offsets = [x.new_zeros(()) for _ in slopes]
-        out = torch.addcmul(offsets[-1], x, slopes[-1])
         if self.pieces == 2:
-            # max(p, q) as q + relu(p - q): the gradient of a maximum takes several times as long.
-            lead = torch.addcmul(offsets[0] - offsets[1], x, slopes[0] - slopes[1])
-            out = out + F.relu(lead)
+            out = larger_line(x, slopes[0], offsets[0], slopes[1], offsets[1])
+        else:
+            out = torch.addcmul(offsets[0], x, slopes[0])
         return out if self.spa is None else out * self._spatial_gate(x)
 
     def _spatial_gate(self, x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 
 from maskrcnn_benchmark.layers import (
     _native,
+    dynamic_mean,
     ml_nms,
     modulated_deform_conv,
     nms,
@@ -62,6 +63,20 @@ def test_a_library_that_does_not_load_is_reported_and_replaced(fresh_state, tmp_
 
     assert not _native.loaded()
     assert "_ops_cpu.so does not load" in _native.describe()["cpu"]
+    assert nms(BOXES, SCORES, 0.5).tolist() == [1, 2]
+
+
+def test_a_library_of_other_sources_is_reported_and_replaced(fresh_state, monkeypatch):
+    def register(name: str) -> None:
+        raise RuntimeError("operator glip::new does not exist")
+
+    monkeypatch.setattr(_native, "_load", lambda name: None)
+    monkeypatch.setattr(_native.importlib, "import_module", register)
+
+    _native.load()
+
+    assert not _native.loaded()
+    assert "operator glip::new does not exist); build it again" in _native.describe()["cpu"]
     assert nms(BOXES, SCORES, 0.5).tolist() == [1, 2]
 
 
@@ -119,8 +134,9 @@ def results_of_many_operators() -> list[torch.Tensor]:
     pooled = roi_align(image, torch.cat((torch.zeros(300, 1), boxes), 1), 3, 0.2)
     logits = normal(1, 27, 81)
     loss = token_sigmoid_focal_loss(logits, logits > 1, None)
-    (convolved.square().sum() + pooled.square().sum()).backward()
-    return [nms(boxes, scores, 0.4), convolved, pooled, loss, image.grad, weight.grad]
+    mean = dynamic_mean([convolved, convolved.cos()], normal(1, 2), normal(1, 4, 18))
+    (convolved.square().sum() + pooled.square().sum() + mean.square().sum()).backward()
+    return [nms(boxes, scores, 0.4), convolved, pooled, mean, loss, image.grad, weight.grad]
 
 
 @pytest.mark.slow  # starts Python and PyTorch once more

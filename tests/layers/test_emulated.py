@@ -182,6 +182,32 @@ def test_token_focal_loss(emulated, generator, anchors, alpha, dtype):
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("channels", [5, 16, 96])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_dynamic_mean(emulated, generator, count, channels, dtype):
+    if emulated.name != "glip_wide":
+        pytest.skip("on a GPU this is plain PyTorch")
+    maps = [
+        torch.randn(2, channels, 9, 10, generator=generator)
+        .to(dtype)
+        .to(memory_format=torch.channels_last)
+        for _ in range(count)
+    ]
+    absent = [None] * (3 - count)
+    weights = torch.rand(2, count, generator=generator).to(dtype)
+    pieces = torch.randn(2, 4, channels, generator=generator).to(dtype)
+    arguments = (*maps, *absent, weights, pieces)
+    upstream = maps[0].cos()
+
+    close(emulated.dynamic_mean(*arguments), torch.ops.glip.dynamic_mean(*arguments), 1e-6)
+    close(
+        emulated.dynamic_mean_backward(upstream, *arguments),
+        torch.ops.glip.dynamic_mean_backward(upstream, *arguments),
+        1e-4,
+    )
+
+
 @pytest.mark.parametrize(("channels", "outputs", "groups"), [(7, 5, 1), (64, 40, 1), (12, 8, 2)])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_bfloat16_products(emulated, generator, channels, outputs, groups, layout):

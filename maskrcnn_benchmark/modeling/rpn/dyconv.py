@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maskrcnn_benchmark.layers.deform_conv import ModulatedDeformConv, offset_prefix
+from maskrcnn_benchmark.layers.dynamic_mean import dynamic_mean
 from maskrcnn_benchmark.layers.dyrelu import DYReLU, global_average, h_sigmoid
 from maskrcnn_benchmark.modeling.language_backbone.text_features import TextFeatures
 
@@ -111,20 +112,23 @@ class DyConv(nn.Module):
 
         The text passes through.
         """
+        neighbours = [self._neighbours(visual, index) for index in range(len(visual))]
+        return self._activated_means(neighbours), text
+
+    def _neighbours(self, visual: list[Tensor], index: int) -> list[Tensor]:
+        """A level, the finer and the coarser one, convolved and as large as the level."""
         from_coarser, from_same, from_finer = self.DyConv
-        out = []
-        for index, level in enumerate(visual):
-            sampling = self._offset_and_mask(level)
-            neighbours = [from_same(level, *sampling)]
-            if index > 0:
-                neighbours.append(from_finer(visual[index - 1], *sampling))
-            if index + 1 < len(visual):
-                coarser = visual[index + 1]
-                height, width = coarser.shape[-2:]
-                prefix = offset_prefix(*sampling, height, width) if sampling else ()
-                neighbours.append(_enlarge(from_coarser(coarser, *prefix), level))
-            out.append(self.relu(self._mean(neighbours)))
-        return out, text
+        level = visual[index]
+        sampling = self._offset_and_mask(level)
+        neighbours = [from_same(level, *sampling)]
+        if index > 0:
+            neighbours.append(from_finer(visual[index - 1], *sampling))
+        if index + 1 < len(visual):
+            coarser = visual[index + 1]
+            height, width = coarser.shape[-2:]
+            prefix = offset_prefix(*sampling, height, width) if sampling else ()
+            neighbours.append(_enlarge(from_coarser(coarser, *prefix), level))
+        return neighbours
 
     def _offset_and_mask(self, level: Tensor) -> tuple[Tensor, Tensor] | tuple[()]:
         if self.offset is None:
@@ -133,21 +137,29 @@ class DyConv(nn.Module):
         offset, mask = maps.split((2 * _POINTS, _POINTS), dim=1)
         return offset.contiguous(), mask.sigmoid().contiguous()
 
-    def _mean(self, neighbours: list[Tensor]) -> Tensor:
+    def _activated_means(self, neighbours: list[list[Tensor]]) -> list[Tensor]:
+        """Per level, the activated mean of its neighbours."""
+        counts = [len(maps) for maps in neighbours]
         if self.AttnConv is None:
-            return sum(neighbours) / len(neighbours)
-        # In the order of the original, so that rounding is the same.
-        first, *others = neighbours
-        total = first * self._weight(first)
-        for x in others:
-            total = total + x * self._weight(x)
-        return total / len(neighbours)
+            return [self.relu(sum(maps) / len(maps)) for maps in neighbours]
+        # Weights of all maps, and lines of all levels, at once: they are many small numbers.
+        averages = torch.stack([global_average(x) for maps in neighbours for x in maps])
+        weights = self._weight(averages)
+        if not (isinstance(self.relu, DYReLU) and self.relu.is_two_lines):
+            return [
+                self.relu(sum(x * w[..., None, None] for x, w in zip(maps, of_maps)) / len(maps))
+                for maps, of_maps in zip(neighbours, weights.split(counts))
+            ]
+        # The average of a mean is known without the mean.
+        means = [part.mean(0) for part in (averages * weights).split(counts)]
+        pieces = self.relu.coefficients(torch.stack(means))
+        weights = weights.squeeze(-1).transpose(0, 1).split(counts, dim=1)
+        return [dynamic_mean(*level) for level in zip(neighbours, weights, pieces, strict=True)]
 
-    def _weight(self, x: Tensor) -> Tensor:
-        """``[B, 1, 1, 1]``, what a neighbour counts for."""
+    def _weight(self, averages: Tensor) -> Tensor:
+        """``[..., 1]``, what a neighbour counts for, from its global average ``[..., C]``."""
         _, conv, relu = self.AttnConv
-        logit = F.linear(global_average(x), conv.weight.flatten(1), conv.bias)
-        return h_sigmoid(relu(logit))[:, :, None, None]
+        return h_sigmoid(relu(F.linear(averages, conv.weight.flatten(1), conv.bias)))
 
 
 def _enlarge(x: Tensor, like: Tensor) -> Tensor:
