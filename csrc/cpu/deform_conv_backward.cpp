@@ -14,12 +14,19 @@ namespace glip {
 namespace {
 
 constexpr int64_t kBlock = 96;  // output pixels
-constexpr int64_t kSlice = 64;  // input channels
+// Input channels of a slice: wide ones take a little less time, narrow ones keep more threads busy.
+constexpr int64_t kWideSlice = 64, kNarrowSlice = 32;
+constexpr int64_t kManyUnits = 16;
 
 // Channels that share a group of the convolution and a deformable group.
 struct Slice {
   int64_t begin, size, group, deformable_group;
 };
+
+// By shape alone, so that sums do not depend on the number of threads.
+int64_t slice_width(const DeformGeometry& g) {
+  return g.batch * g.channels >= kManyUnits * kWideSlice ? kWideSlice : kNarrowSlice;
+}
 
 std::vector<Slice> make_slices(const DeformGeometry& g) {
   const int64_t per_group = g.group_channels(), per_deformable = g.channels / g.deformable_groups;
@@ -27,7 +34,7 @@ std::vector<Slice> make_slices(const DeformGeometry& g) {
   for (int64_t begin = 0; begin < g.channels;) {
     const int64_t group = begin / per_group, deformable_group = begin / per_deformable;
     const int64_t end = std::min(
-        {(group + 1) * per_group, (deformable_group + 1) * per_deformable, begin + kSlice});
+        {(group + 1) * per_group, (deformable_group + 1) * per_deformable, begin + slice_width(g)});
     slices.push_back({begin, end - begin, group, deformable_group});
     begin = end;
   }
@@ -48,7 +55,7 @@ class Backward {
       : g_(g),
         simd_(kernels<T>()),
         slices_(make_slices(g)),
-        row_(round_up(std::min(kSlice, g.channels), simd_.gemm_panel)),
+        row_(round_up(std::min(slice_width(g), g.channels), simd_.gemm_panel)),
         need_samples_(need_samples),
         need_weight_(need_weight),
         upstream_(grad_output.data<T>()),

@@ -84,6 +84,7 @@ VARIANTS = {
     "one pixel": {"size": (1, 1)},
     "many channels": {"channels": 301, "outputs": 70, "size": (5, 6), "batch": 1},
     "many pixels": {"channels": 40, "outputs": 33, "size": (30, 23)},
+    "many images": {"channels": 72, "outputs": 9, "size": (5, 4), "batch": 15},
 }
 
 
