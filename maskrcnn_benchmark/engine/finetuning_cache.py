@@ -64,11 +64,12 @@ class FrozenFeatures:
             sizes = [images.image_sizes[place] for place in unknown]
             maps = self._encode_images(ImageList(images.tensors[unknown], sizes))
             for row, place in enumerate(unknown):
-                fresh[keys[place]] = [level[row].clone() for level in maps]
+                # Channels innermost, as the head reads them.
+                fresh[keys[place]] = [level[row].movedim(0, -1).contiguous() for level in maps]
         rows = [fresh[key] if key in fresh else self._visual[key] for key in keys]
         for key, levels in fresh.items():
             self._keep(key, levels)
-        return [torch.stack(level) for level in zip(*rows)]
+        return [torch.stack(level).movedim(-1, 1) for level in zip(*rows)]
 
     def _keep(self, key: tuple, levels: list[Tensor]) -> None:
         size = sum(level.numel() * level.element_size() for level in levels)
