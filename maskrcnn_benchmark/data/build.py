@@ -184,7 +184,8 @@ def _training_loader(
         groups=_groups(cfg, dataset),
         start=start_iter * accumulation,
     )
-    return _loader(cfg, dataset, sampler, BatchCollator(cfg.DATALOADER.SIZE_DIVISIBILITY))
+    collate = BatchCollator(cfg.DATALOADER.SIZE_DIVISIBILITY, numbered=True)
+    return _loader(cfg, dataset, sampler, collate)
 
 
 def _test_loader(cfg: CfgNode, dataset: Dataset, rank: int, world_size: int) -> DataLoader:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from maskrcnn_benchmark.data.image_files import Outline
 from maskrcnn_benchmark.errors import DataError
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList, to_image_list
@@ -38,21 +39,32 @@ class BatchCollator:
 
     Args:
         size_divisible: padded height and width are rounded up to a multiple of this; 0: not.
+        numbered: tell the images of a batch by their place in the dataset, see `ImageList`.
     """
 
-    def __init__(self, size_divisible: int = 0):
+    def __init__(self, size_divisible: int = 0, *, numbered: bool = False):
         self.size_divisible = size_divisible
+        self.numbered = numbered
 
     def __call__(self, samples: Sequence[tuple]) -> Batch:
         images, targets, ids = zip(*samples)
         return Batch(
-            to_image_list(images, self.size_divisible),
+            self._join(images, ids),
             targets,
             ids,
             _join_positive_maps(targets, "positive_map"),
             _join_positive_maps(targets, "positive_map_eval"),
             _join_greenlight_maps(targets),
         )
+
+    def _join(self, images: Sequence[torch.Tensor | Outline], ids: Sequence[int]) -> ImageList:
+        unread = [place for place, image in enumerate(images) if isinstance(image, Outline)]
+        padded = to_image_list(
+            [image.blank() if isinstance(image, Outline) else image for image in images],
+            self.size_divisible,
+        )
+        numbers = ids if self.numbered else None
+        return ImageList(padded.tensors, padded.image_sizes, ids=numbers, unread=unread)
 
 
 class RawImageCollator:

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from maskrcnn_benchmark.errors import DataError
+
+_Seen = TypeVar("_Seen")
 
 
 class BrokenSampleError(DataError):
@@ -32,20 +35,51 @@ def read_rgb(file: str | Path | BinaryIO, name: str) -> Image.Image:
         FileNotFoundError: there is no such file.
         UnreadableImageError: it cannot be decoded, or its values have no known range.
     """
-    return _decode(file, name, lambda image: image)
+    return _look_into(file, name, lambda image: _to_rgb(image, image.format))
 
 
 def read_upright_rgb(file: str | Path | BinaryIO, name: str) -> Image.Image:
     """`read_rgb`, turned upright as the EXIF of the file says."""
-    return _decode(file, name, ImageOps.exif_transpose)
+    return _look_into(
+        file, name, lambda image: _to_rgb(ImageOps.exif_transpose(image), image.format)
+    )
 
 
-def _decode(
-    file: str | Path | BinaryIO, name: str, turn: Callable[[Image.Image], Image.Image]
-) -> Image.Image:
+class Outline:
+    """A picture of which nothing but the size is known; it takes the place of a PIL image.
+
+    Args:
+        size: (width, height).
+    """
+
+    def __init__(self, size: tuple[int, int]):
+        self.size = size
+
+    def resize(self, size: tuple[int, int], resample: int) -> "Outline":
+        """The outline at (width, height)."""
+        return Outline(size)
+
+    def transpose(self, method: int) -> "Outline":
+        """The mirrored outline."""
+        return self
+
+    def blank(self) -> torch.Tensor:
+        """Zeros (3, height, width) that take no memory."""
+        width, height = self.size
+        return torch.zeros(()).expand(3, height, width)
+
+
+def read_outline(file: str | Path | BinaryIO, name: str) -> Outline:
+    """Size of a picture from the head of its file; arguments and errors as in `read_rgb`."""
+    return _look_into(file, name, lambda image: Outline(image.size))
+
+
+def _look_into(
+    file: str | Path | BinaryIO, name: str, function: Callable[[Image.Image], _Seen]
+) -> _Seen:
     try:
         with Image.open(file) as image:
-            return _to_rgb(turn(image), image.format)
+            return function(image)
     except FileNotFoundError:
         raise missing_picture(name) from None
     # Pillow reports broken files by any of these, depending on the format.

@@ -139,7 +139,7 @@ def _train(run: FinetuningRun, config: CfgNode, options: FinetuningOptions) -> b
     log_trainable(trainer.model, run.folder / PARAMETERS_FILE)
     if not _begin(run, trainer, settings, options):
         return False
-    build_frozen_features(settings, trainer.model)
+    build_frozen_features(settings, trainer.model, trainer.loader.dataset)
     cost = CostReport(settings.SOLVER.IMS_PER_BATCH)
     cost.attach(trainer)
     if trainer.finished:

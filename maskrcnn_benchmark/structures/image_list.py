@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
@@ -14,19 +14,44 @@ class ImageList:
         tensors: ``(batch, channels, height, width)``.
         image_sizes: ``(height, width)`` of each image before padding.  Note the order: a
             ``BoxList`` has (width, height).
+        ids: number of each image in the dataset it comes from; None: unknown.
+        unread: places whose pixels were not read and are zero, because whoever asked for the batch
+            knows what a model makes of them.
     """
 
-    def __init__(self, tensors: Tensor, image_sizes: Sequence[tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        tensors: Tensor,
+        image_sizes: Sequence[tuple[int, int]],
+        *,
+        ids: Sequence[int] | None = None,
+        unread: Iterable[int] = (),
+    ) -> None:
         self.tensors = tensors
         self.image_sizes = [(int(height), int(width)) for height, width in image_sizes]
+        self.ids = None if ids is None else tuple(ids)
+        self.unread = frozenset(unread)
+
+    def pixels(self) -> Tensor:
+        """The batch, ``(batch, channels, height, width)``.
+
+        Raises:
+            ValueError: some of it were not read.
+        """
+        if self.unread:
+            raise ValueError(f"pixels of images {sorted(self.unread)} of the batch were not read")
+        return self.tensors
 
     def to(self, *args, **kwargs) -> ImageList:
         """Copy with the batch moved (arguments as in ``torch.Tensor.to``)."""
-        return ImageList(self.tensors.to(*args, **kwargs), self.image_sizes)
+        return self._with(self.tensors.to(*args, **kwargs))
 
     def pin_memory(self) -> ImageList:
         """Copy in page-locked memory, for asynchronous transfers (called by the DataLoader)."""
-        return ImageList(self.tensors.pin_memory(), self.image_sizes)
+        return self._with(self.tensors.pin_memory())
+
+    def _with(self, tensors: Tensor) -> ImageList:
+        return ImageList(tensors, self.image_sizes, ids=self.ids, unread=self.unread)
 
     def __len__(self) -> int:
         return len(self.image_sizes)

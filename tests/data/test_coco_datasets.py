@@ -6,13 +6,17 @@ import pytest
 import torch
 
 from maskrcnn_benchmark.data.datasets import COCODataset, CocoGrounding, CopiedDataset
-from maskrcnn_benchmark.data.datasets.concat import ConcatDataset
+from maskrcnn_benchmark.data.datasets.concat import ConcatDataset, single_dataset
 from maskrcnn_benchmark.data.datasets.detection_captions import (
     AllClassesCaptioner,
     SampledClassesCaptioner,
 )
 from maskrcnn_benchmark.data.datasets.grounding_target import GroundingTargetBuilder
-from maskrcnn_benchmark.data.image_files import BrokenSampleError, UnreadableImageError
+from maskrcnn_benchmark.data.image_files import (
+    BrokenSampleError,
+    Outline,
+    UnreadableImageError,
+)
 from maskrcnn_benchmark.data.sample_key import SampleKey
 from maskrcnn_benchmark.data.transforms import Compose, RandomHorizontalFlip, Resize, ToTensor
 from maskrcnn_benchmark.grounding.od_to_grounding import NegativeSampling
@@ -235,6 +239,44 @@ class TestBrokenPictures:
 
         with pytest.raises(BrokenSampleError, match="not one sample"):
             detection(coco_folder, skip_broken=True)[0]
+
+
+class TestKnownPictures:
+    def test_marked_pictures_are_left_unread_and_their_targets_are_the_same(
+        self, coco_folder, bert_tokenizer
+    ):
+        dataset = grounding(coco_folder, bert_tokenizer, TRANSFORMS)
+        picture, expected, index = dataset[SampleKey(1, 7)]
+
+        known = dataset.skip_known_pictures()
+        known[1] = True
+        outline, target, same_index = dataset[SampleKey(1, 7)]
+
+        assert known.tolist() == [False, True, *[False] * (len(dataset) - 2)]
+        assert outline.blank().shape == picture.shape
+        assert torch.equal(target.bbox, expected.bbox)
+        assert target.get_field("caption") == expected.get_field("caption")
+        assert index == same_index
+        assert isinstance(dataset[SampleKey(2, 7)][0], torch.Tensor)
+        assert isinstance(dataset.picture(1), torch.Tensor)
+
+    def test_a_broken_picture_still_gives_way_to_the_next(self, coco_folder):
+        (coco_folder.images / "picture2.png").write_bytes(b"no picture")
+        dataset = detection(coco_folder, skip_broken=True)
+        known = dataset.skip_known_pictures()
+        known[dataset[2][2]] = True
+
+        outline, _, index = dataset[2]
+
+        assert isinstance(outline, Outline)
+        assert index == 3
+
+    def test_samples_of_one_set_have_numbers_of_their_own(self, coco_folder):
+        dataset = detection(coco_folder)
+
+        assert single_dataset(dataset) is dataset
+        assert single_dataset(CopiedDataset(dataset, 2)) is dataset
+        assert single_dataset(ConcatDataset([dataset, dataset])) is None
 
 
 class TestJoining:

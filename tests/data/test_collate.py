@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from maskrcnn_benchmark.data.collate import BatchCollator, RawImageCollator
+from maskrcnn_benchmark.data.image_files import Outline
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 
@@ -21,6 +22,19 @@ def test_images_are_padded_at_the_right_and_bottom_to_a_common_multiple():
     assert batch.images.image_sizes == [(800, 1066), (750, 1333)]
     assert batch.images.tensors[1, :, 750:].sum() == 0
     assert batch.images.tensors[1].sum() == 3 * 750 * 1333
+
+
+def test_outlines_leave_their_place_empty_and_are_named():
+    samples = [sample(8, 10, index=4), sample(6, 12, index=9)]
+    samples[1] = (Outline((12, 6)), *samples[1][1:])
+
+    images = BatchCollator(4, numbered=True)(samples).images
+
+    assert images.tensors.shape == (2, 3, 8, 12)
+    assert images.image_sizes == [(8, 10), (6, 12)]
+    assert (images.ids, images.unread) == ((4, 9), {1})
+    assert images.tensors[1].sum() == 0
+    assert BatchCollator(4)(samples[:1]).images.ids is None
 
 
 def test_positive_maps_are_joined_in_order_as_zeros_and_ones():

@@ -10,11 +10,14 @@ from PIL import Image
 from maskrcnn_benchmark.data import fast_pictures
 from maskrcnn_benchmark.data.fast_pictures import Pixels, read_pixels
 from maskrcnn_benchmark.data.image_files import (
+    Outline,
     UnreadableImageError,
+    read_outline,
     read_rgb,
     read_upright_rgb,
 )
 from maskrcnn_benchmark.data.transforms import (
+    Compose,
     Normalize,
     NormalizePixels,
     RandomHorizontalFlip,
@@ -24,6 +27,38 @@ from maskrcnn_benchmark.data.transforms import (
 from maskrcnn_benchmark.grounding import RandomSource
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from tests.data.containers import picture_bytes
+
+TO_INPUT = [ToTensor(), Normalize([103.5, 116.3, 123.7], [57.4, 57.1, 58.4])]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP"])
+def test_outlines_have_the_size_of_the_picture(kind):
+    data = encoded("RGB", kind)
+
+    assert read_outline(io.BytesIO(data), "x").size == read_rgb(io.BytesIO(data), "x").size
+
+
+def test_outlines_of_what_is_no_picture_are_refused(tmp_path):
+    with pytest.raises(UnreadableImageError, match="fifth"):
+        read_outline(io.BytesIO(b"no picture"), "fifth")
+    with pytest.raises(FileNotFoundError, match="sixth"):
+        read_outline(tmp_path / "missing.png", "sixth")
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_an_outline_goes_through_the_transforms_as_its_picture_does(fixed):
+    transforms = Compose([Resize(12, 40, fixed=fixed), RandomHorizontalFlip(1.0), *TO_INPUT])
+    picture = read_rgb(io.BytesIO(picture_bytes()), "x")
+
+    def run(image) -> tuple:
+        target = BoxList(torch.tensor([[1.0, 2, 5, 9]]), picture.size)
+        return transforms(image, target, RandomSource(0))
+
+    (pixels, expected), (outline, target) = run(picture), run(Outline(picture.size))
+
+    assert outline.blank().shape == pixels.shape
+    assert target.size == expected.size
+    assert torch.equal(target.bbox, expected.bbox)
 
 
 def encoded(mode: str, kind: str, **options) -> bytes:

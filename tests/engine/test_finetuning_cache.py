@@ -2,7 +2,11 @@
 
 import pytest
 import torch
+from PIL import Image
 
+from maskrcnn_benchmark.data.datasets.base import ImageDataset
+from maskrcnn_benchmark.data.datasets.concat import ConcatDataset
+from maskrcnn_benchmark.data.image_files import read_rgb
 from maskrcnn_benchmark.engine.finetuning import apply_tuning_mode
 from maskrcnn_benchmark.engine.finetuning_cache import FrozenFeatures, build_frozen_features
 from maskrcnn_benchmark.engine.trainer import build_trainer
@@ -11,10 +15,10 @@ from tests.engine.small_task import small_config, write_task
 STILL = ["AUGMENT.FLIP_PROB_TRAIN", "0.0", "DATALOADER.SIZE_DIVISIBILITY", "32"]
 
 
-def make_trainer(tmp_path, mode, *opts):
+def make_trainer(tmp_path, mode, *opts, epochs=3):
     config = small_config("OUTPUT_DIR", str(tmp_path / "out"), *STILL, *opts)
     config.merge_from_file(write_task(tmp_path))
-    config.merge_from_list(["SOLVER.TUNING_HIGHLEVEL_OVERRIDE", mode, "SOLVER.MAX_EPOCH", 3])
+    config.merge_from_list(["SOLVER.TUNING_HIGHLEVEL_OVERRIDE", mode, "SOLVER.MAX_EPOCH", epochs])
     apply_tuning_mode(config)
     trainer = build_trainer(config)
     trainer.step.model.train()
@@ -46,13 +50,91 @@ def test_losses_are_the_same_and_each_image_is_encoded_once(tmp_path, mode):
     trainer, config = make_trainer(tmp_path, mode)
     calls = Calls(trainer.model)
 
-    cache = build_frozen_features(config, trainer.model)
+    cache = build_frozen_features(config, trainer.model, trainer.loader.dataset)
     found = train(trainer)
 
     for ours, theirs in zip(found, expected, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
     assert calls.images == 4  # of 12 in three epochs
     assert (cache.hits, cache.misses) == (8, 4)
+
+
+@pytest.fixture
+def decoded(monkeypatch) -> list[str]:
+    """Names of the pictures that are decoded in this process."""
+    names = []
+
+    def read(file, name):
+        names.append(name)
+        return read_rgb(file, name)
+
+    monkeypatch.setattr(ImageDataset, "read_picture", staticmethod(read))
+    return names
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_pictures_whose_features_are_known_are_not_decoded(tmp_path, decoded, workers):
+    trainer, _ = make_trainer(tmp_path, "language_prompt_v2", "DATALOADER.NUM_WORKERS", workers)
+    expected = train(trainer)
+    decoded.clear()
+    trainer, config = make_trainer(tmp_path, "language_prompt_v2", "DATALOADER.NUM_WORKERS", "0")
+    build_frozen_features(config, trainer.model, trainer.loader.dataset)
+
+    found = train(trainer)
+
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
+    assert len(decoded) == len(set(decoded)) == 4  # of 12 in three epochs
+
+
+def test_loader_processes_learn_which_pictures_are_known(tmp_path):
+    trainer, config = make_trainer(
+        tmp_path, "language_prompt_v2", "DATALOADER.NUM_WORKERS", "2", epochs=10
+    )
+    cache = build_frozen_features(config, trainer.model, trainer.loader.dataset)
+
+    unread = []
+    for batch in trainer.loader:
+        trainer.step([batch], [1.0])
+        unread.append(len(batch.images.unread))
+
+    assert unread[:2] == [0, 0]
+    assert unread[-4:] == [2, 2, 2, 2]  # processes load a few batches ahead
+    assert cache.misses == 4
+
+
+def test_padding_that_is_new_to_a_picture_makes_it_read_again(tmp_path, decoded):
+    def make() -> tuple:
+        trainer, config = make_trainer(tmp_path, "language_prompt_v2", epochs=8)
+        for number in (0, 3):  # together they are a smaller batch
+            picture = tmp_path / f"colours/train/train_{number}.png"
+            Image.open(picture).resize((64, 32)).save(picture)
+        return trainer, config
+
+    plain, _ = make()
+    expected = train(plain)
+    trainer, config = make()
+    cache = build_frozen_features(config, trainer.model, trainer.loader.dataset)
+    calls = Calls(trainer.model)
+    decoded.clear()
+
+    found = train(trainer)
+
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
+    assert cache.misses == calls.images == 6  # two pictures have two paddings
+    assert len(decoded) < 32
+
+
+def test_pictures_of_several_sets_are_told_apart_by_their_pixels(tmp_path, decoded):
+    trainer, config = make_trainer(tmp_path, "language_prompt_v2")
+    both = ConcatDataset([trainer.loader.dataset] * 2)
+    cache = build_frozen_features(config, trainer.model, both)
+
+    train(trainer)
+
+    assert (cache.hits, cache.misses) == (8, 4)
+    assert len(decoded) == 12
 
 
 def test_a_full_memory_keeps_nothing_new_and_changes_nothing(tmp_path):
@@ -112,4 +194,4 @@ def test_a_closed_cache_leaves_the_model_as_it_was(tmp_path):
 def test_nothing_is_kept_where_nothing_recurs(tmp_path, mode, opts):
     trainer, config = make_trainer(tmp_path, mode, *opts)
 
-    assert build_frozen_features(config, trainer.model) is None
+    assert build_frozen_features(config, trainer.model, trainer.loader.dataset) is None

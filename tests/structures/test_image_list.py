@@ -27,6 +27,16 @@ def test_a_batch_is_taken_as_it_is():
     assert to_image_list(images) is images
 
 
+def test_images_that_were_not_read_are_not_given_out():
+    images = ImageList(torch.zeros(2, 3, 5, 6), [(5, 6), (4, 6)], ids=[8, 3], unread=[1])
+    moved = images.to(torch.float64)
+
+    assert (moved.ids, moved.unread) == ((8, 3), {1})
+    with pytest.raises(ValueError, match=r"\[1\]"):
+        moved.pixels()
+    assert ImageList(images.tensors, images.image_sizes).pixels() is images.tensors
+
+
 @pytest.mark.parametrize("shape", [(3, 5, 6), (1, 3, 5, 6)])
 def test_one_image_or_a_batch_is_padded_when_a_multiple_is_asked_for(shape):
     images = to_image_list(torch.ones(shape), size_divisible=4)

@@ -5,9 +5,15 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch.utils.data import Dataset
 
-from maskrcnn_benchmark.data.image_files import BrokenSampleError, PictureReader, read_rgb
+from maskrcnn_benchmark.data.image_files import (
+    BrokenSampleError,
+    PictureReader,
+    read_outline,
+    read_rgb,
+)
 from maskrcnn_benchmark.data.sample_key import SampleKey, read_key
 from maskrcnn_benchmark.errors import DataError
 from maskrcnn_benchmark.grounding import RandomSource
@@ -45,6 +51,7 @@ class ImageDataset(Dataset):
         self.transforms = transforms
         self.skip_broken = skip_broken
         self.broken: set[int] = set()
+        self._known: torch.Tensor | None = None
 
     def load(self, index: int, rng: RandomSource) -> tuple:
         """(image, target, index) of one sample; `rng` makes every random choice about it."""
@@ -73,11 +80,34 @@ class ImageDataset(Dataset):
         index, seed = read_key(key)
         for _ in range(len(self)):
             try:
-                return self.load(index, RandomSource(seed))
+                return self._load(index, RandomSource(seed))
             except BrokenSampleError as error:
                 self._count_broken(index, error)
             index = (index + 1) % len(self)
         raise BrokenSampleError(f"Dataset {self.name}: not one sample can be read")
+
+    def skip_known_pictures(self) -> torch.Tensor:
+        """Let pictures be left unread.
+
+        Returns:
+            (num_samples,) flags, all False, shared with the loader processes that start from now
+            on. Where one is set, the sample has an `Outline` in place of its picture.
+        """
+        self._known = torch.zeros(len(self), dtype=torch.bool).share_memory_()
+        return self._known
+
+    def picture(self, index: int) -> torch.Tensor:
+        """Transformed picture of one sample, also where it is left unread otherwise."""
+        return self.load(index, RandomSource(0))[0]
+
+    def _load(self, index: int, rng: RandomSource) -> tuple:
+        if self._known is None or not self._known[index]:
+            return self.load(index, rng)
+        reader, self.read_picture = self.read_picture, read_outline
+        try:
+            return self.load(index, rng)
+        finally:
+            self.read_picture = reader
 
     def apply_transforms(self, image: Any, target: Any, rng: RandomSource) -> tuple[Any, Any]:
         """Transformed (image, target)."""

@@ -51,6 +51,13 @@ class CopiedDataset(Dataset):
         return self.dataset.image_id(index % len(self.dataset))
 
 
+def single_dataset(dataset: Dataset) -> ImageDataset | None:
+    """The dataset that all samples come from, copied or not; None if they come from several."""
+    if isinstance(dataset, CopiedDataset):
+        dataset = dataset.dataset
+    return dataset if isinstance(dataset, ImageDataset) else None
+
+
 class ConcatDataset(Dataset):
     """Several datasets one after another; samples carry their index within their own dataset."""
 

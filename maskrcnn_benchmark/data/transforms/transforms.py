@@ -13,16 +13,17 @@ import torch
 from PIL import Image
 
 from maskrcnn_benchmark.data.fast_pictures import Pixels
+from maskrcnn_benchmark.data.image_files import Outline
 from maskrcnn_benchmark.data.transforms.resize import resized_size
 from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.grounding import RandomSource
 from maskrcnn_benchmark.structures.bounding_box import FLIP_LEFT_RIGHT, BoxList
 
-Picture = Image.Image | Pixels
+Picture = Image.Image | Pixels | Outline
 
 
 class Compose:
-    """Steps one after another."""
+    """Steps one after another; an `Outline` goes only through those that change its size."""
 
     def __init__(self, steps: Sequence):
         self.steps = list(steps)
@@ -31,6 +32,8 @@ class Compose:
         self, image: Any, target: BoxList | None, rng: RandomSource
     ) -> tuple[Any, BoxList | None]:
         for step in self.steps:
+            if isinstance(image, Outline) and isinstance(step, PIXEL_STEPS):
+                continue
             image, target = step(image, target, rng)
         return image, target
 
@@ -170,3 +173,7 @@ class Normalize:
     def __repr__(self) -> str:
         mean, std = self.mean.flatten().tolist(), self.std.flatten().tolist()
         return f"Normalize(mean={mean}, std={std}, pixel_format={self.pixel_format!r})"
+
+
+PIXEL_STEPS = (ToTensor, NormalizePixels, Normalize)
+"""Steps that read pixels, beyond the size of the picture."""

@@ -61,7 +61,7 @@ class FusedVLRCNN(GeneralizedVLRCNN):
 
         Every tensor has the images along its first axis, so it can be sliced and repeated.
         """
-        return self.fusion_backbone.encode_images(to_image_list(images).tensors.to(self.device))
+        return self.fusion_backbone.encode_images(to_image_list(images).pixels().to(self.device))
 
     def encode_tokens(self, tokens: Mapping[str, Tensor]) -> TextFeatures:
         """What comes before the first fused layer, from ids and mask, each ``[B, T]``."""

@@ -140,7 +140,7 @@ class GeneralizedVLRCNN(nn.Module):
 
     def encode_images(self, images: ImageList | Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
         """Pyramid maps ``[B, C, H_l, W_l]``, finest first, of a padded batch of images."""
-        return self.backbone(to_image_list(images).tensors.to(self.device))
+        return self.backbone(to_image_list(images).pixels().to(self.device))
 
     def encode_text(
         self, captions: Sequence[str], greenlight_map: Tensor | None = None
