@@ -89,9 +89,17 @@ class FrozenFeatures:
             self._keep(key, levels)
         if numbered:
             self._paddings.add(padding)
-            for number in images.ids:
-                self._known[number] = all((number, *p) in self._visual for p in self._paddings)
+            for number, size in zip(images.ids, images.image_sizes):
+                self._known[number] = self._is_known(number, size)
         return [torch.stack(level).movedim(-1, 1) for level in zip(*rows)]
+
+    def _is_known(self, number: int, size: tuple[int, int]) -> bool:
+        """Whether a picture is known under every padding so far that it fits into."""
+        return all(
+            (number, shape, precision) in self._visual
+            for shape, precision in self._paddings
+            if shape[1] >= size[0] and shape[2] >= size[1]
+        )
 
     def _with_pixels(self, images: ImageList, places: list[int]) -> ImageList:
         """Some images of a batch; those that were not read are read now."""
