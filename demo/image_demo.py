@@ -22,7 +22,11 @@ from PIL import Image
 
 from maskrcnn_benchmark.config import CfgNode, cfg
 from maskrcnn_benchmark.engine.command_line import explain_errors
-from maskrcnn_benchmark.engine.picture_demo import annotate_pictures, list_pictures
+from maskrcnn_benchmark.engine.picture_demo import (
+    annotate_pictures,
+    list_pictures,
+    report_unreadable,
+)
 from maskrcnn_benchmark.engine.predictor_glip import Caption, GLIPDemo
 from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.grounding import split_names, token_count
@@ -237,6 +241,7 @@ def main(arguments: list[str] | None = None) -> int:
         # A longer list stays a list, which the predictor splits.
         if token_count(joined, predictor.tokenizer) <= limit:
             caption, entities = joined, spans
+    unreadable: list[Path] = []
     found = annotate_pictures(
         predictor,
         pictures,
@@ -245,6 +250,7 @@ def main(arguments: list[str] | None = None) -> int:
         picture_folder=None if args.no_save_vis else args.out_dir / "vis",
         record_folder=None if args.no_save_pred else args.out_dir / "preds",
         custom_entity=entities,
+        unreadable=unreadable if args.inputs.is_dir() else None,
         keep_names=True,
     )
     for number, item in enumerate(found, start=1):
@@ -255,7 +261,7 @@ def main(arguments: list[str] | None = None) -> int:
             Image.open(item.picture).show(title=str(item.source))
     if not (args.no_save_vis and args.no_save_pred):
         print(f"results have been saved in {args.out_dir}")
-    return 0
+    return report_unreadable(unreadable)
 
 
 if __name__ == "__main__":

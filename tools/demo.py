@@ -12,8 +12,12 @@ import sys
 from pathlib import Path
 
 from maskrcnn_benchmark.config import cfg
-from maskrcnn_benchmark.engine.command_line import FAILED, explain_errors
-from maskrcnn_benchmark.engine.picture_demo import annotate_pictures, list_pictures
+from maskrcnn_benchmark.engine.command_line import explain_errors
+from maskrcnn_benchmark.engine.picture_demo import (
+    annotate_pictures,
+    list_pictures,
+    report_unreadable,
+)
 from maskrcnn_benchmark.engine.predictor_glip import GLIPDemo
 from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.grounding import split_names
@@ -79,11 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
             f"[{number}/{len(pictures)}] {item.source}: {item.num_shown} boxes above "
             f"{args.threshold:g}, picture {item.picture}, boxes {item.record}"
         )
-    if unreadable:
-        names = ", ".join(path.name for path in unreadable)
-        print(f"error: {len(unreadable)} picture(s) could not be read: {names}", file=sys.stderr)
-        return FAILED
-    return 0
+    return report_unreadable(unreadable)
 
 
 def build_config(args: argparse.Namespace):

@@ -391,7 +391,6 @@ def _task(register: dict[str, Any], images: int, config: CfgNode) -> dict[str, A
             "USE_AUTOSTEP": True,
             "STEP_PATIENCE": 3,
             "AUTO_TERMINATE_PATIENCE": 8,
-            "TEST_WITH_INFERENCE": True,
         },
         "TEST": {"DURING_TRAINING": True, "EVAL_TASK": "detection", "IMS_PER_BATCH": 4},
     }

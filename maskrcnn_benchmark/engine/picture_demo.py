@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from maskrcnn_benchmark.data.image_files import UnreadableImageError, read_upright_rgb
+from maskrcnn_benchmark.engine.command_line import FAILED
 from maskrcnn_benchmark.engine.predictor_glip import Caption, GLIPDemo
 from maskrcnn_benchmark.errors import ConfigError
 from maskrcnn_benchmark.structures.bounding_box import BoxList
@@ -117,6 +119,15 @@ def annotate_pictures(
         if drawing is not None:
             _save_drawing(_draw(predictor, image, shown), drawing)
         yield Written(path, drawing, record, len(shown), content)
+
+
+def report_unreadable(pictures: Sequence[Path]) -> int:
+    """Name the pictures that could not be read on the error stream; exit status of the command."""
+    if not pictures:
+        return 0
+    names = ", ".join(path.name for path in pictures)
+    print(f"error: {len(pictures)} picture(s) could not be read: {names}", file=sys.stderr)
+    return FAILED
 
 
 def _output_names(pictures: Sequence[Path]) -> list[str]:

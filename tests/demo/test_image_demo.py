@@ -133,6 +133,19 @@ def test_a_drawing_whose_format_cannot_be_written_is_a_png_file(model, tmp_path)
     assert (tmp_path / "vis/picture.png").is_file()
 
 
+def test_a_broken_picture_of_a_folder_does_not_keep_the_others(model, tmp_path, capsys):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"no picture")
+    Image.new("RGB", (64, 64)).save(folder / "b.png")
+    options = [*model, "--out-dir", str(tmp_path), "--texts", "car", "--no-save-vis"]
+
+    assert image_demo.main([str(folder), *options]) == 1
+
+    assert "1 picture(s) could not be read: a.png" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "preds").iterdir()] == ["b.json"]
+
+
 def test_a_list_is_asked_for_with_the_separator_it_was_written_with(model, tmp_path):
     as_list = predictions(model, tmp_path / "list", "--texts", "bench. car. ", "-c")
     assert as_list["caption"] == "bench. car"

@@ -196,6 +196,6 @@ def dataloader() -> CfgNode:
     node.SIZE_DIVISIBILITY = 0  # padded height and width are multiples of it; published 32
     node.ASPECT_RATIO_GROUPING = True  # a batch is all portrait or all landscape
     node.USE_RANDOM_SEED = False  # the order differs from run to run
-    node.DISTRIBUTE_CHUNK_AMONG_NODE = False  # each node reads its own caption shards
+    node.DISTRIBUTE_CHUNK_AMONG_NODE = False  # warned of: processes read the rows they need
     node.MIN_KPS_PER_IMS = 0  # without effect
     return node
