@@ -47,11 +47,13 @@ def dynamic_mean(maps: Sequence[Tensor], weights: Tensor, pieces: Tensor) -> Ten
     batch, channels = first.shape[:2]
     check_shape("weights", weights, (batch, len(maps)), "one per image and map")
     check_shape("pieces", pieces, (batch, 4, channels), "slopes and offsets of two lines")
-    dtypes = {x.dtype for x in (*maps, weights, pieces)}
-    on_cpu = first.device.type in ("cpu", "meta")  # elsewhere the compiler fuses
-    if on_cpu and len(dtypes) == 1 and first.dtype in _NATIVE_DTYPES and _native.usable(first):
-        absent = [None] * (MOST_MAPS - len(maps))
-        return torch.ops.glip.dynamic_mean(*maps, *absent, weights, pieces)
+    if first.dtype in _NATIVE_DTYPES and all(x.dtype == first.dtype for x in maps):
+        # Under autocast the small numbers are of lower precision than the maps.
+        weights, pieces = weights.to(first.dtype), pieces.to(first.dtype)
+        on_cpu = first.device.type in ("cpu", "meta")  # elsewhere the compiler fuses
+        if on_cpu and _native.usable(first):
+            absent = [None] * (MOST_MAPS - len(maps))
+            return torch.ops.glip.dynamic_mean(*maps, *absent, weights, pieces)
     return dynamic_mean_reference(maps, weights, pieces)
 
 

@@ -114,6 +114,16 @@ def test_half_precision_is_left_to_pytorch(native, generator, dtype):
     assert torch.equal(out, dynamic_mean_reference(maps, weights, pieces))
 
 
+def test_small_numbers_of_lower_precision_are_widened(backend, generator):
+    maps, weights, pieces = random_arguments(generator, 2, dtype=torch.float32)
+    weights, pieces = weights.detach().bfloat16(), pieces.detach().bfloat16()
+
+    out = dynamic_mean(maps, weights, pieces)
+
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out, dynamic_mean(maps, weights.float(), pieces.float()))
+
+
 def test_an_empty_batch_gives_an_empty_one(backend, generator):
     maps, weights, pieces = random_arguments(generator, 2, (0, 8, 3, 4))
 
