@@ -94,7 +94,7 @@ def without_randomness(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        for name in ("dropout", "drop_prob", "attention_dropout"):
+        for name in ("dropout", "drop_prob", "dropout_prob", "attention_dropout"):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)
     return model

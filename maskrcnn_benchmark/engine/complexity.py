@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from maskrcnn_benchmark.config import CfgNode
 from maskrcnn_benchmark.grounding import build_queries
+from maskrcnn_benchmark.layers import _native
 from maskrcnn_benchmark.modeling.detector import GeneralizedVLRCNN
 
 # What a model is asked for where only the cost counts.
@@ -39,14 +40,15 @@ def complexity_line(cfg: CfgNode, model: GeneralizedVLRCNN) -> str:
 
 def operation_counter() -> FlopCounterMode:
     """Counts two operations per multiplication and addition, in our operators too."""
-    ours = torch.ops.glip
-    return FlopCounterMode(
-        display=False,
-        custom_mapping={
-            ours.folded_bi_attention: _folded_attention_flops,
-            ours.deform_conv: _deform_conv_flops,
-        },
-    )
+    formulas = {torch.ops.glip.folded_bi_attention: _folded_attention_flops}
+    if _native.loaded():
+        formulas[torch.ops.glip.deform_conv] = _deform_conv_flops
+    else:
+        import torchvision  # its operators stand in
+
+        del torchvision
+        formulas[torch.ops.torchvision.deform_conv2d] = _torchvision_deform_conv_flops
+    return FlopCounterMode(display=False, custom_mapping=formulas)
 
 
 def _folded_attention_flops(
@@ -68,3 +70,14 @@ def _deform_conv_flops(
     batch, _, height, width = offset
     out_channels, channels, rows, columns = weight
     return 2 * batch * height * width * out_channels * channels * rows * columns
+
+
+def _torchvision_deform_conv_flops(
+    input: tuple[int, ...],
+    weight: tuple[int, ...],
+    offset: tuple[int, ...],
+    mask: tuple[int, ...],
+    *_: Any,
+    **__: Any,
+) -> int:
+    return _deform_conv_flops(input, offset, mask, weight)

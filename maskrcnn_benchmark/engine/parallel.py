@@ -70,7 +70,15 @@ def shard(model: nn.Module, device: torch.device) -> None:
 
     Gradients and the state of an optimizer that is made afterwards are shared out alike. Names do
     not change. Has to be called by all processes, with equal weights.
+
+    Raises:
+        ConfigError: on a CPU, with a PyTorch that shares out on a GPU only.
     """
+    if device.type == "cpu" and not hasattr(torch.cpu.Stream, "record_event"):
+        raise ConfigError(
+            f"SOLVER.PARALLEL fsdp: PyTorch {torch.__version__} shares parameters out on a GPU "
+            "only; set SOLVER.PARALLEL ddp, or install a newer PyTorch"
+        )
     mesh = init_device_mesh(device.type, (comm.get_world_size(),))
     units = [m for name, m in model.named_modules() if _UNITS.fullmatch(name) and _has_weights(m)]
     for unit in units:

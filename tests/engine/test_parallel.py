@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from maskrcnn_benchmark.config import ConfigError
-from maskrcnn_benchmark.engine.parallel import is_shared_out
+from maskrcnn_benchmark.engine.parallel import is_shared_out, shard
 from maskrcnn_benchmark.engine.trainer import build_trainer, start_from
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.checkpoint_files import read_checkpoint
@@ -30,6 +30,8 @@ pytestmark = pytest.mark.slow
 
 def average_over_gloo() -> str:
     """Empty, or why this PyTorch cannot share a model out on a CPU."""
+    if not hasattr(torch.cpu.Stream, "record_event"):
+        return "FSDP2 is for GPUs only"
     try:
         share = torch.zeros(1)
         dist.reduce_scatter_tensor(share, torch.ones(2), op=dist.ReduceOp.AVG)
@@ -174,3 +176,10 @@ def test_mixed_precision_and_its_loss_scale_work_on_shares(world):
 def test_what_cannot_be_shared_is_refused(world, opts, message):
     with pytest.raises(ConfigError, match=message):
         build_trainer(read_config(world / "config.yaml", *EVEN, *opts))
+
+
+def test_a_pytorch_that_shares_out_on_a_gpu_only_says_so_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "Stream", object)
+
+    with pytest.raises(ConfigError, match="on a GPU only"):
+        shard(torch.nn.Linear(1, 1), torch.device("cpu"))

@@ -7,12 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from maskrcnn_benchmark.layers.drop_block import DropBlock2D
-from maskrcnn_benchmark.modeling.fusion import BiMultiHeadAttention, set_fusion_implementation
+from maskrcnn_benchmark.modeling.fusion import set_fusion_implementation
 from maskrcnn_benchmark.modeling.rpn import contrastive_losses
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList
-from tests.golden_tools import GoldenCase, build_golden_model, load_case
+from tests.golden_tools import (
+    GoldenCase,
+    build_golden_model,
+    load_case,
+    without_randomness,
+)
 
 CASES = [
     ("A_od", "plain"),
@@ -27,20 +31,9 @@ CASES = [
 ]
 
 
-def without_dropout(model: nn.Module) -> nn.Module:
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        elif isinstance(module, BiMultiHeadAttention):
-            module.dropout = 0.0
-        elif isinstance(module, DropBlock2D) or type(module).__name__ == "DropPath":
-            module.drop_prob = 0.0
-    return model
-
-
 @lru_cache(maxsize=1)
 def model_of(config: str, overrides: tuple):
-    return without_dropout(build_golden_model(config, dict(overrides)).train())
+    return without_randomness(build_golden_model(config, dict(overrides)).train())
 
 
 def ground_truth(case: GoldenCase) -> list[BoxList]:
