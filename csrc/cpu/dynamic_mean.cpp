@@ -19,11 +19,15 @@ struct Maps {
 
   int64_t pixels() const { return height * width; }
   int64_t blocks() const { return (pixels() + kBlock - 1) / kBlock; }
+  // Where a block of an image begins in each map.
+  int64_t start(int64_t image, int64_t block) const {
+    return (image * pixels() + block * kBlock) * channels;
+  }
   std::array<int64_t, 4> size() const { return {batch, channels, height, width}; }
 };
 
 Maps read_maps(const Tensor& first, const std::optional<Tensor>& second,
-                 const std::optional<Tensor>& third, const Tensor& weights, const Tensor& pieces) {
+               const std::optional<Tensor>& third, const Tensor& weights, const Tensor& pieces) {
   check(first.dim() == 4, "maps must have shape (batch, channels, height, width)");
   check(first.dtype() == DType::kFloat32 || first.dtype() == DType::kFloat64,
         "maps must be float32 or float64");
@@ -54,7 +58,7 @@ DynamicMean<T> make_task(const Maps& maps, const T* weights, const T* pieces, in
                          int64_t block) {
   DynamicMean<T> task{};
   task.count = static_cast<int>(maps.tensors.size());
-  const int64_t start = (image * maps.pixels() + block * kBlock) * maps.channels;
+  const int64_t start = maps.start(image, block);
   for (int k = 0; k < task.count; ++k) {
     task.maps[k] = maps.tensors[k].data<T>() + start;
     task.weights[k] = weights[image * task.count + k];
@@ -76,7 +80,7 @@ Tensor forward(const Maps& maps, const Tensor& weights, const Tensor& pieces) {
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t image = unit / blocks, block = unit % blocks;
       DynamicMean<T> task = make_task(maps, weight, piece, image, block);
-      task.out = out + (image * maps.pixels() + block * kBlock) * maps.channels;
+      task.out = out + maps.start(image, block);
       kernels<T>().dynamic_mean(task);
     }
   });
@@ -107,7 +111,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(const Tensor& grad_o
   parallel_for(maps.batch * blocks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t image = unit / blocks, block = unit % blocks;
-      const int64_t start = (image * maps.pixels() + block * kBlock) * maps.channels;
+      const int64_t start = maps.start(image, block);
       DynamicMeanBackward<T> task{};
       task.forward = make_task(maps, weight, piece, image, block);
       task.grad = upstream + start;

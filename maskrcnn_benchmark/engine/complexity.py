@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import torch
@@ -44,9 +45,7 @@ def operation_counter() -> FlopCounterMode:
     if _native.loaded():
         formulas[torch.ops.glip.deform_conv] = _deform_conv_flops
     else:
-        import torchvision  # its operators stand in
-
-        del torchvision
+        importlib.import_module("torchvision")  # registers the operator that stands in
         formulas[torch.ops.torchvision.deform_conv2d] = _torchvision_deform_conv_flops
     return FlopCounterMode(display=False, custom_mapping=formulas)
 

@@ -63,6 +63,12 @@ class DYReLU(nn.Module):
             nn.ReLU(inplace=True),
             nn.Linear(hidden, self.num_coefficients * channels),
         )
+        # Of the gates, to slopes around (1, 0) and offsets around 0.
+        scale, shift = torch.ones(self.num_coefficients, 1), torch.zeros(self.num_coefficients, 1)
+        scale[:: 2 if use_bias else 1] = 2.0
+        shift[0] = 1.0
+        self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("shift", shift, persistent=False)
         self.spa = None
         if use_spatial:
             self.spa = nn.Sequential(nn.Conv2d(channels, 1, kernel_size=1), nn.BatchNorm2d(1))
@@ -75,12 +81,7 @@ class DYReLU(nn.Module):
     def coefficients(self, average: Tensor) -> Tensor:
         """``[..., num_coefficients, channels]`` from the global average ``[..., channels]``."""
         gates = h_sigmoid(self.fc(average)).unflatten(-1, (self.num_coefficients, -1))
-        step = 2 if self.use_bias else 1
-        scale = gates.new_ones(self.num_coefficients, 1)
-        scale[::step] = 2.0
-        shift = gates.new_zeros(self.num_coefficients, 1)
-        shift[0] = 1.0
-        return scale * (gates - 0.5) + shift
+        return self.scale * (gates - 0.5) + self.shift
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, channels, H, W]`` to the same shape."""

@@ -36,7 +36,7 @@ class ImageList:
         """The batch, ``(batch, channels, height, width)``.
 
         Raises:
-            ValueError: some of it were not read.
+            ValueError: some of it was not read.
         """
         if self.unread:
             raise ValueError(f"pixels of images {sorted(self.unread)} of the batch were not read")
